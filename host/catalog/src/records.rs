@@ -1,0 +1,299 @@
+//! What the catalog stores, as plain values. Rows are converted to and from these explicitly; nothing here knows
+//! SQL. Columns named `*_json` hold JSON text whose shape belongs to the crate that wrote it.
+
+use tidemark_model::{
+    BackupId, BackupStatus, BackupType, ByteLen, ChangeId, ConnectorId, DiskKey, JobId, JobKind, JobState,
+    RepositoryId, TokenId, UtcMillis, VmId,
+};
+
+/// A configured hypervisor connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connector {
+    /// Its identity.
+    pub id: ConnectorId,
+    /// Unique name.
+    pub name: String,
+    /// The plugin that serves it.
+    pub plugin: String,
+    /// Settings without secrets, a JSON object.
+    pub settings_json: String,
+    /// Sealed secrets, a JSON object of name → sealed text.
+    pub secrets_json: String,
+    /// When it was added.
+    pub created_at: UtcMillis,
+}
+
+/// A place for backups.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Repository {
+    /// Its identity.
+    pub id: RepositoryId,
+    /// Unique name.
+    pub name: String,
+    /// The storage-target plugin that serves it.
+    pub plugin: String,
+    /// Settings without secrets, a JSON object.
+    pub settings_json: String,
+    /// Sealed secrets, a JSON object of name → sealed text.
+    pub secrets_json: String,
+    /// When it was added.
+    pub created_at: UtcMillis,
+}
+
+/// A virtual machine under protection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vm {
+    /// Its identity.
+    pub id: VmId,
+    /// The connection it was found by; none for a VM known only from an imported repository.
+    pub connector_id: Option<ConnectorId>,
+    /// The hypervisor's own key.
+    pub key: String,
+    /// Its name, unique within its connector.
+    pub name: String,
+    /// The inventory as last seen, a JSON object.
+    pub inventory_json: String,
+    /// When it was added.
+    pub created_at: UtcMillis,
+}
+
+/// A complete, durable backup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backup {
+    /// Its identity.
+    pub id: BackupId,
+    /// Of which VM.
+    pub vm_id: VmId,
+    /// The VM's name at that time.
+    pub vm_name: String,
+    /// Where it is kept.
+    pub repository_id: RepositoryId,
+    /// Full or incremental.
+    pub backup_type: BackupType,
+    /// The backup this one needs; none for a full.
+    pub parent_id: Option<BackupId>,
+    /// Whether it may be restored.
+    pub status: BackupStatus,
+    /// Stable code of why it is of its type.
+    pub reason_code: String,
+    /// The same in words.
+    pub reason: String,
+    /// When its job began.
+    pub started_at: UtcMillis,
+    /// The moment of its snapshot.
+    pub snapshot_at: UtcMillis,
+    /// When it became durable.
+    pub completed_at: UtcMillis,
+    /// The manifest's object key.
+    pub manifest_key: String,
+    /// Kept whatever a policy says.
+    pub pinned: bool,
+    /// Which plugin versions made it, a JSON object of name → version.
+    pub plugins_json: String,
+    /// What the user must know, a JSON array of strings.
+    pub warnings_json: String,
+    /// The job that made it; none when it was imported.
+    pub job_id: Option<JobId>,
+    /// When it was last verified with a good result.
+    pub verified_at: Option<UtcMillis>,
+    /// Its disks by ascending index.
+    pub disks: Vec<BackupDisk>,
+}
+
+/// One disk of a backup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackupDisk {
+    /// 0, 1, … in the order of the VM's disks.
+    pub disk_index: u32,
+    /// The hypervisor's key.
+    pub disk_key: DiskKey,
+    /// What an administrator calls it.
+    pub label: String,
+    /// The disk's size at that moment.
+    pub capacity: ByteLen,
+    /// From which the next incremental counts; none where change tracking was off.
+    pub change_id: Option<ChangeId>,
+    /// The object's key in the repository.
+    pub object_key: String,
+    /// The object's size.
+    pub stored: ByteLen,
+    /// Bytes read from the source.
+    pub read: ByteLen,
+    /// Bytes of the capacity that were not read, or read and found zero.
+    pub skipped: ByteLen,
+    /// How long the move took, in milliseconds.
+    pub moved_ms: u64,
+    /// BLAKE3 of the object's bytes, in hexadecimal.
+    pub digest: String,
+}
+
+/// A piece of work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    /// Its identity.
+    pub id: JobId,
+    /// What it does.
+    pub kind: JobKind,
+    /// Where it stands.
+    pub state: JobState,
+    /// What to do, a JSON object.
+    pub payload_json: String,
+    /// How far it is, a JSON object.
+    pub progress_json: String,
+    /// What came of it, a JSON object; none until it ends.
+    pub result_json: Option<String>,
+    /// Why it failed, a JSON object; none unless it failed.
+    pub error_json: Option<String>,
+    /// Two jobs with the same key never run at the same time (for example `vm:<id>`); none for no such bound.
+    pub exclusive_key: Option<String>,
+    /// Whether its end was asked for.
+    pub cancel_requested: bool,
+    /// Grows with each claim; an effect with an older epoch is refused.
+    pub epoch: i64,
+    /// The host that holds it.
+    pub lease_owner: Option<String>,
+    /// Until when, without a heartbeat.
+    pub lease_until: Option<UtcMillis>,
+    /// When it was submitted.
+    pub created_at: UtcMillis,
+    /// When it was first claimed.
+    pub started_at: Option<UtcMillis>,
+    /// When it ended.
+    pub ended_at: Option<UtcMillis>,
+}
+
+/// A job to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewJob {
+    /// What it does.
+    pub kind: JobKind,
+    /// What to do, a JSON object.
+    pub payload_json: String,
+    /// See [`Job::exclusive_key`].
+    pub exclusive_key: Option<String>,
+    /// Submitting again with the same key answers with the first job.
+    pub idempotency_key: Option<String>,
+}
+
+/// The right to run a job, checked by every effect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// The job.
+    pub job_id: JobId,
+    /// The epoch of the claim.
+    pub epoch: i64,
+    /// The host.
+    pub owner: String,
+}
+
+/// A recorded step of a job: written before its effect, so that whoever comes after a crash can undo it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobStep {
+    /// Ascending within the job.
+    pub sequence: i64,
+    /// The epoch that recorded it.
+    pub epoch: i64,
+    /// The step's stable name, for example `snapshot-requested`.
+    pub name: String,
+    /// What is needed to undo it, a JSON object.
+    pub detail_json: String,
+    /// When it was recorded.
+    pub recorded_at: UtcMillis,
+}
+
+/// An installed version of a plugin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PluginVersion {
+    /// The plugin's name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// `connector`, `storage-target`, `guest-filesystem` or `policy`.
+    pub kind: String,
+    /// SHA-256 of the component, in hexadecimal: also its file's name in the data folder.
+    pub digest: String,
+    /// The manifest, a JSON object.
+    pub manifest_json: String,
+    /// When it was installed.
+    pub installed_at: UtcMillis,
+    /// Whether new jobs use it.
+    pub active: bool,
+    /// Why it is not used any more, where it misbehaved.
+    pub quarantine: Option<String>,
+}
+
+/// A right that the administrator gave a plugin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// The plugin's name.
+    pub plugin: String,
+    /// The capability, for example `http` or `path:/backup`.
+    pub capability: String,
+    /// Who gave it.
+    pub granted_by: String,
+    /// When.
+    pub granted_at: UtcMillis,
+}
+
+/// What a token allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// Reads.
+    Viewer,
+    /// Runs jobs.
+    Operator,
+    /// Everything.
+    Admin,
+}
+
+/// An access token; its secret is stored only as a digest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    /// Its identity.
+    pub id: TokenId,
+    /// Unique name.
+    pub name: String,
+    /// What it allows.
+    pub role: Role,
+    /// SHA-256 of the secret, in hexadecimal.
+    pub digest: String,
+    /// When it was made.
+    pub created_at: UtcMillis,
+    /// When it was revoked.
+    pub revoked_at: Option<UtcMillis>,
+}
+
+/// One line of the audit trail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditEntry {
+    /// When.
+    pub at: UtcMillis,
+    /// Who: a token's name, `plugin NAME VERSION` or `host`.
+    pub actor: String,
+    /// What, for example `connector.add` or `plugin.http`.
+    pub action: String,
+    /// To what.
+    pub target: String,
+    /// `ok`, `denied` or `failed`.
+    pub outcome: String,
+    /// More, a JSON object.
+    pub detail_json: String,
+}
+
+/// A part of a long list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page<T> {
+    /// The items.
+    pub items: Vec<T>,
+    /// Pass it back for the next part; none on the last.
+    pub next: Option<String>,
+}
+
+/// Which part of a long list is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PageRequest {
+    /// At most so many items (1 to 1000).
+    pub limit: u32,
+    /// From an earlier page.
+    pub cursor: Option<String>,
+}

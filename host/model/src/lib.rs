@@ -1,0 +1,22 @@
+//! The vocabulary of Tidemark: identifiers, address spaces, extents, virtual machines, backups and job states.
+//!
+//! Nothing here performs I/O, knows a wire format or a database. Every other crate speaks in these types and
+//! converts its own wire structs and rows to them explicitly.
+
+mod backup;
+mod extent;
+mod id;
+mod job;
+mod time;
+mod vm;
+
+pub use backup::{
+    BackupStatus, BackupType, ChangeId, FullReason, ParseBackupTypeError, ParseStatusError, RequestedType,
+};
+pub use extent::{ByteLen, Extent, ExtentError, ExtentList, GuestOffset, HostOffset};
+pub use id::{
+    BackupId, ConnectorId, DiskId, IdParseError, JobId, MountId, RepositoryId, TokenId, VmId,
+};
+pub use job::{JobDenied, JobEvent, JobKind, JobState, ParseJobError};
+pub use time::UtcMillis;
+pub use vm::{DiskKey, slug};
