@@ -1,1 +1,26 @@
-//! placeholder
+//! The QCOW2 format: a streaming writer, and a reader and checker of chains.
+//!
+//! The writer performs no I/O: clusters go in by ascending guest offset, bytes come out in host order, the header
+//! last. The reader reads through [`ReadAt`] from sources that the caller chose; a backing file's name inside an
+//! image is compared, never opened. Source of all rules: qemu, `docs/interop/qcow2.txt`.
+//!
+//! ```text
+//! bytes ─▶ ClusterEncoder (any thread) ─▶ ImageWriter ─▶ host bytes in order … header for offset 0
+//! ReadAt ─▶ Image (header, tables) ─▶ Chain (map, read_at) │ check
+//! ```
+
+mod append;
+mod encode;
+mod error;
+mod format;
+mod header;
+mod refcounts;
+mod source;
+mod writer;
+
+pub use encode::{ClusterEncoder, Compression, EncodedCluster, is_zero};
+pub use error::{Error, ErrorKind, Result};
+pub use format::CLUSTER_SIZE;
+pub use header::{BackingFile, Header};
+pub use source::ReadAt;
+pub use writer::{FinishedImage, ImageSpec, ImageWriter};

@@ -1,0 +1,111 @@
+//! The refcounts of a growing file: counted as clusters are used, written out a block at a time as soon as no
+//! cluster of the block's range can change, and at the end made to cover themselves.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use crate::append::Appender;
+use crate::format::{CLUSTER_BYTES, CLUSTER_SIZE, REFCOUNT_ENTRIES};
+
+/// Host bytes that one refcount block describes: 2 GiB.
+const BLOCK_SPAN: u64 = REFCOUNT_ENTRIES * CLUSTER_SIZE;
+
+/// Counts of the host clusters that may still change; what is settled is already in the file.
+pub(crate) struct Refcounts {
+    /// Where each finished block lies.
+    blocks: Vec<u64>,
+    /// Counts of the ranges after the finished ones. Two at most while writing: the packed cluster that is still
+    /// open lies close behind the end.
+    open: VecDeque<Box<[u16]>>,
+}
+
+/// Where the refcount table came to lie.
+pub(crate) struct RefcountTable {
+    pub(crate) offset: u64,
+    pub(crate) clusters: u32,
+}
+
+impl Refcounts {
+    pub(crate) fn new() -> Self {
+        Self { blocks: Vec::new(), open: VecDeque::new() }
+    }
+
+    /// Counts one more reference on every cluster that `length` bytes at host offset `offset` touch.
+    pub(crate) fn add(&mut self, offset: u64, length: u64) {
+        if length == 0 {
+            return;
+        }
+        for cluster in offset / CLUSTER_SIZE..=(offset + length - 1) / CLUSTER_SIZE {
+            let finished = self.blocks.len() as u64;
+            let range = cluster / REFCOUNT_ENTRIES;
+            assert!(range >= finished, "cluster {cluster} was used after its refcount block was written");
+            while self.open.len() as u64 <= range - finished {
+                self.open.push_back(vec![0; CLUSTER_BYTES / 2].into_boxed_slice());
+            }
+            let slot = index(range - finished);
+            // Cannot overflow: compressed clusters are the only ones that share, and a frame has 4 bytes or more.
+            self.open[slot][index(cluster % REFCOUNT_ENTRIES)] += 1;
+        }
+    }
+
+    /// Appends the blocks whose whole range is settled.
+    pub(crate) fn write_settled(&mut self, appender: &mut Appender) {
+        while (self.blocks.len() as u64 + 1) * BLOCK_SPAN <= appender.settled() {
+            self.write_block(appender);
+        }
+    }
+
+    /// Appends the remaining blocks and the table. They are counted before they are written, so their own number
+    /// is found first: the smallest that also covers themselves.
+    pub(crate) fn finish(mut self, appender: &mut Appender) -> RefcountTable {
+        self.write_settled(appender);
+        let used = appender.end() / CLUSTER_SIZE;
+        let written = self.blocks.len() as u64;
+        let (mut blocks, mut table) = (written + 1, 1);
+        loop {
+            let total = used + (blocks - written) + table;
+            let (more, wider) =
+                (total.div_ceil(REFCOUNT_ENTRIES).max(blocks), (blocks * 8).div_ceil(CLUSTER_SIZE));
+            if (more, wider) == (blocks, table) {
+                break;
+            }
+            (blocks, table) = (more, wider.max(table));
+        }
+        self.add(used * CLUSTER_SIZE, (blocks - written + table) * CLUSTER_SIZE);
+        while (self.blocks.len() as u64) < blocks {
+            let offset = appender.whole(self.next_block());
+            self.blocks.push(offset);
+        }
+        let mut bytes: Vec<u8> = self.blocks.iter().flat_map(|offset| offset.to_be_bytes()).collect();
+        bytes.resize(bytes.len().next_multiple_of(CLUSTER_BYTES), 0);
+        assert_eq!(bytes.len() as u64, table * CLUSTER_SIZE, "the refcount table's size");
+        let offset = appender.whole(Bytes::from(bytes));
+        RefcountTable { offset, clusters: u32::try_from(table).unwrap_or(u32::MAX) }
+    }
+
+    /// Bytes held in memory.
+    pub(crate) fn pending(&self) -> usize {
+        self.open.len() * CLUSTER_BYTES + self.blocks.len() * 8
+    }
+
+    fn write_block(&mut self, appender: &mut Appender) {
+        let block = self.next_block();
+        // A block lies beyond the range it describes, so its own count goes to a later one.
+        let offset = appender.whole(block);
+        self.blocks.push(offset);
+        self.add(offset, CLUSTER_SIZE);
+    }
+
+    fn next_block(&mut self) -> Bytes {
+        match self.open.pop_front() {
+            Some(counts) => Bytes::from_iter(counts.iter().flat_map(|count| count.to_be_bytes())),
+            None => Bytes::from(vec![0; CLUSTER_BYTES]),
+        }
+    }
+}
+
+/// An index below the length of something in memory.
+fn index(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
