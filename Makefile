@@ -1,0 +1,98 @@
+# Everything one does with a checkout. `make help` lists it.
+#
+# One profile, release, serves the product, the tests and the lints: wasmtime and its compiler take minutes to
+# build and are unbearably slow unoptimised, so they are compiled once and every target shares them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+TARGET   := target
+TIDEMARK := $(TARGET)/release/tidemark
+PLUGINS  := $(notdir $(patsubst %/Cargo.toml,%,$(wildcard plugins/*/Cargo.toml)))
+GUESTS   := $(notdir $(patsubst %/Cargo.toml,%,$(wildcard tests/guests/*/Cargo.toml)))
+COMPONENTS      := $(PLUGINS:%=$(TARGET)/plugins/%.wasm)
+GUEST_COMPONENTS := $(GUESTS:%=$(TARGET)/guests/%.wasm)
+
+# The paths above are fixed: another target folder would be looked for in vain.
+export CARGO_TARGET_DIR := $(CURDIR)/$(TARGET)
+unexport CARGO_BUILD_TARGET
+
+# What a component is made of, beside its own folder.
+CONTRACT := $(shell find sdk/wit sdk/rust -type f \( -name '*.wit' -o -name '*.rs' -o -name Cargo.toml \) -not -path '*/target/*')
+sources   = $(shell find $(1) -type f \( -name '*.rs' -o -name '*.toml' -o -name '*.json' -o -name '*.lock' \) -not -path '*/target/*')
+
+.PHONY: help
+help: ## This list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+.PHONY: demo
+demo: ## Back up, change, back up again, verify and restore a simulated VM, with a report
+	@scripts/setup demo
+	@$(MAKE) --no-print-directory build
+	@cargo build --quiet --release --locked -p tidemark-tests --bin tidemark-demo
+	@$(TARGET)/release/tidemark-demo
+
+.PHONY: demo-stop
+demo-stop: ## Stop what the demo left running
+	@$(TARGET)/release/tidemark-demo stop
+
+.PHONY: build
+build: host components ## The product (target/release) and its plugins (target/plugins)
+
+.PHONY: host
+host:
+	@cargo build --release --locked -p tidemark -p vcenter-sim
+
+.PHONY: components
+components: host $(COMPONENTS)
+
+.PHONY: guests
+guests: host $(GUEST_COMPONENTS)
+
+# The builder is no prerequisite by time: a new host does not change what a component is made of.
+define component
+$(TARGET)/$(1)/$(2).wasm: $$(call sources,$(3)) $$(CONTRACT) | host
+	@mkdir -p $$(@D)
+	@$$(TIDEMARK) plugin build $(3) --out $$@
+endef
+$(foreach plugin,$(PLUGINS),$(eval $(call component,plugins,$(plugin),plugins/$(plugin))))
+$(foreach guest,$(GUESTS),$(eval $(call component,guests,$(guest),tests/guests/$(guest))))
+
+.PHONY: test
+test: ## Everything that CI checks
+	@scripts/setup test
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory build guests
+	cargo test --release --locked --workspace
+	@$(MAKE) --no-print-directory test-plugins
+
+# Components are tested natively: what they compute does not depend on the sandbox.
+.PHONY: test-plugins
+test-plugins:
+	@for manifest in $(wildcard plugins/Cargo.toml sdk/rust/Cargo.toml); do \
+		cargo test --release --manifest-path $$manifest; \
+	done
+
+.PHONY: fmt
+fmt: ## Format all sources
+	@for manifest in Cargo.toml $(wildcard plugins/Cargo.toml sdk/rust/Cargo.toml tests/guests/Cargo.toml); do \
+		cargo fmt --all --manifest-path $$manifest; \
+	done
+
+.PHONY: lint
+lint: ## Formatting and clippy, warnings are errors
+	@for manifest in Cargo.toml $(wildcard plugins/Cargo.toml sdk/rust/Cargo.toml tests/guests/Cargo.toml); do \
+		cargo fmt --all --check --manifest-path $$manifest; \
+	done
+	cargo clippy --release --locked --workspace --all-targets -- -D warnings
+	@for manifest in $(wildcard plugins/Cargo.toml sdk/rust/Cargo.toml); do \
+		cargo clippy --release --all-targets --manifest-path $$manifest -- -D warnings; \
+	done
+
+.PHONY: bench
+bench: build ## Time the mover beside qemu-img convert and nbdcopy
+	@scripts/setup test
+	@cargo build --quiet --release --locked -p tidemark-tests --bin tidemark-bench
+	@$(TARGET)/release/tidemark-bench

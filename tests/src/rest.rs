@@ -1,0 +1,133 @@
+//! A small blocking client of the REST interface. Every answer comes back whole, errors included, as the tests
+//! judge statuses and bodies themselves.
+
+use std::io::{Read, Write};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use ureq::Agent;
+use ureq::http::{self, Request};
+
+/// One answer.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The headers.
+    pub headers: http::HeaderMap,
+    /// The body as text.
+    pub text: String,
+}
+
+impl Answer {
+    /// A header's text, empty where there is none.
+    #[must_use]
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+
+    /// The body as JSON.
+    ///
+    /// # Errors
+    /// Where it is none.
+    pub fn json(&self) -> Result<Value> {
+        serde_json::from_str(&self.text)
+            .with_context(|| format!("no JSON in answer {}: {}", self.status, self.text))
+    }
+
+    /// The body of an answer that must have this status.
+    ///
+    /// # Errors
+    /// Where it has another one.
+    pub fn expect(&self, status: u16) -> Result<Value> {
+        ensure!(self.status == status, "expected status {status}, got {}: {}", self.status, self.text);
+        if self.text.is_empty() { Ok(Value::Null) } else { self.json() }
+    }
+}
+
+/// A client of one server, with or without a token.
+#[derive(Debug, Clone)]
+pub struct Rest {
+    agent: Agent,
+    base: String,
+    token: Option<String>,
+}
+
+impl Rest {
+    /// A client of the server at `base`, for example `http://127.0.0.1:8082`.
+    #[must_use]
+    pub fn new(base: &str, token: Option<&str>) -> Self {
+        let config = Agent::config_builder().http_status_as_error(false).max_redirects(0).build();
+        Self { agent: config.into(), base: base.to_owned(), token: token.map(str::to_owned) }
+    }
+
+    /// `GET path`.
+    ///
+    /// # Errors
+    /// Where no answer comes.
+    pub fn get(&self, path: &str) -> Result<Answer> {
+        self.send("GET", path, &[], None)
+    }
+
+    /// `DELETE path`.
+    ///
+    /// # Errors
+    /// Where no answer comes.
+    pub fn delete(&self, path: &str) -> Result<Answer> {
+        self.send("DELETE", path, &[], None)
+    }
+
+    /// `POST path` with a JSON body.
+    ///
+    /// # Errors
+    /// Where no answer comes.
+    pub fn post(&self, path: &str, body: &Value) -> Result<Answer> {
+        let json = body.to_string();
+        self.send("POST", path, &[("content-type", "application/json")], Some(json.as_bytes()))
+    }
+
+    /// Any request, with its own headers and bytes.
+    ///
+    /// # Errors
+    /// Where no answer comes.
+    pub fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&[u8]>,
+    ) -> Result<Answer> {
+        let request = self.request(method, path, headers);
+        let sent = match body {
+            Some(bytes) => self.agent.run(request.body(bytes)?),
+            None => self.agent.run(request.body(())?),
+        };
+        let response = sent.with_context(|| format!("{method} {}{path}", self.base))?;
+        let (parts, mut body) = response.into_parts();
+        let text = body.read_to_string().with_context(|| format!("{method} {path}: the body"))?;
+        Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, text })
+    }
+
+    /// Copies the body of `GET path` into `sink`; answers the number of bytes.
+    ///
+    /// # Errors
+    /// Where the status is not 200 or the copy fails.
+    pub fn download(&self, path: &str, mut sink: impl Write) -> Result<u64> {
+        let request = self.request("GET", path, &[]).body(())?;
+        let response = self.agent.run(request).with_context(|| format!("GET {}{path}", self.base))?;
+        ensure!(response.status().as_u16() == 200, "GET {path} answered {}", response.status());
+        let mut source = response.into_body().into_reader();
+        std::io::copy(&mut source.by_ref(), &mut sink).with_context(|| format!("GET {path}: the body"))
+    }
+
+    fn request(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> http::request::Builder {
+        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
+        if let Some(token) = &self.token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request
+    }
+}
