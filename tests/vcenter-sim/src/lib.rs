@@ -1,0 +1,4 @@
+//! A vCenter for tests and the demo.
+//!
+
+pub mod disk;
