@@ -1,6 +1,8 @@
 //! What the catalog stores, as plain values. Rows are converted to and from these explicitly; nothing here knows
 //! SQL. Columns named `*_json` hold JSON text whose shape belongs to the crate that wrote it.
 
+use std::str::FromStr;
+
 use tidemark_model::{
     BackupId, BackupStatus, BackupType, ByteLen, ChangeId, ConnectorId, DiskKey, JobId, JobKind, JobState,
     RepositoryId, TokenId, UtcMillis, VmId,
@@ -49,7 +51,7 @@ pub struct Vm {
     pub connector_id: Option<ConnectorId>,
     /// The hypervisor's own key.
     pub key: String,
-    /// Its name, unique within its connector.
+    /// Its name as last seen. Not unique: hypervisors allow one name in two folders.
     pub name: String,
     /// The inventory as last seen, a JSON object.
     pub inventory_json: String,
@@ -186,6 +188,60 @@ pub struct Lease {
     pub owner: String,
 }
 
+/// How a job ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JobOutcome {
+    /// The work is done.
+    Succeeded {
+        /// What came of it, a JSON object.
+        result_json: String,
+    },
+    /// The work failed and what it had begun is undone.
+    Failed {
+        /// Why, a JSON object.
+        error_json: String,
+    },
+    /// The work was ended on request and what it had begun is undone.
+    Cancelled,
+}
+
+/// What a heartbeat brings back: whether the job's end was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CancelRequested(pub bool);
+
+/// Which jobs are wanted; an empty filter wants all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct JobFilter {
+    /// Only in this state.
+    pub state: Option<JobState>,
+    /// Only of this kind.
+    pub kind: Option<JobKind>,
+}
+
+/// Which backups are wanted; an empty filter wants all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BackupFilter {
+    /// Only of this VM.
+    pub vm_id: Option<VmId>,
+    /// Only in this repository.
+    pub repository_id: Option<RepositoryId>,
+    /// Only in this status.
+    pub status: Option<BackupStatus>,
+}
+
+/// An object whose backup is gone from the catalog and which is still to be deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DoomedObject {
+    /// Where it is.
+    pub repository_id: RepositoryId,
+    /// The object's key there.
+    pub object_key: String,
+    /// The backup it belonged to.
+    pub backup_id: BackupId,
+    /// When that was removed.
+    pub doomed_at: UtcMillis,
+}
+
 /// A recorded step of a job: written before its effect, so that whoever comes after a crash can undo it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobStep {
@@ -246,6 +302,36 @@ pub enum Role {
     Admin,
 }
 
+/// A text that is no role.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is no role (admin, operator or viewer)")]
+pub struct ParseRoleError(pub String);
+
+impl Role {
+    /// The word the catalog and the API use.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Operator => "operator",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+impl FromStr for Role {
+    type Err = ParseRoleError;
+
+    fn from_str(text: &str) -> Result<Self, ParseRoleError> {
+        match text {
+            "viewer" => Ok(Self::Viewer),
+            "operator" => Ok(Self::Operator),
+            "admin" => Ok(Self::Admin),
+            other => Err(ParseRoleError(other.to_owned())),
+        }
+    }
+}
+
 /// An access token; its secret is stored only as a digest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token {
@@ -296,4 +382,10 @@ pub struct PageRequest {
     pub limit: u32,
     /// From an earlier page.
     pub cursor: Option<String>,
+}
+
+impl Default for PageRequest {
+    fn default() -> Self {
+        Self { limit: 100, cursor: None }
+    }
 }

@@ -1,0 +1,159 @@
+//! Backups and their disks as rows: writing them, and reading a list of backups together with all their disks.
+
+use std::collections::HashMap;
+
+use tidemark_model::{BackupId, ByteLen, ChangeId, DiskKey};
+
+use crate::database::Transaction;
+use crate::error::{Error, ErrorKind, Result};
+use crate::records::{Backup, BackupDisk};
+use crate::statement::{Row, Statement};
+
+/// Below SQLite's bound of values in one statement, with room to spare.
+const IDS_A_QUERY: usize = 1000;
+
+/// The rows of a backup and its disks. Constraints of the schema are the last word on what fits.
+pub(crate) async fn insert(transaction: &mut Transaction, backup: &Backup) -> Result<()> {
+    let Backup {
+        id,
+        vm_id,
+        vm_name,
+        repository_id,
+        backup_type,
+        parent_id,
+        status,
+        reason_code,
+        reason,
+        started_at,
+        snapshot_at,
+        completed_at,
+        manifest_key,
+        pinned,
+        plugins_json,
+        warnings_json,
+        job_id,
+        verified_at,
+        disks,
+    } = backup;
+    let statement = Statement::new(
+        "INSERT INTO backups (id, vm_id, vm_name, repository_id, backup_type, parent_id, status, reason_code,
+             reason, started_at, snapshot_at, completed_at, manifest_key, pinned, plugins_json, warnings_json,
+             job_id, verified_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)",
+    );
+    let statement = statement.bind(*id).bind(*vm_id).bind(vm_name).bind(*repository_id).bind(*backup_type);
+    let statement = statement.bind(*parent_id).bind(*status).bind(reason_code).bind(reason).bind(*started_at);
+    let statement = statement.bind(*snapshot_at).bind(*completed_at).bind(manifest_key).bind(*pinned);
+    let statement = statement.bind(plugins_json).bind(warnings_json).bind(*job_id).bind(*verified_at);
+    transaction.execute(statement).await.map_err(|error| {
+        error.meaning(
+            ErrorKind::Conflict,
+            format!("backup {id} or its manifest '{manifest_key}' exists already, or its VM or repository does not"),
+        )
+    })?;
+    for disk in disks {
+        insert_disk(transaction, backup, disk).await?;
+    }
+    Ok(())
+}
+
+async fn insert_disk(transaction: &mut Transaction, backup: &Backup, disk: &BackupDisk) -> Result<()> {
+    let BackupDisk {
+        disk_index,
+        disk_key,
+        label,
+        capacity,
+        change_id,
+        object_key,
+        stored,
+        read,
+        skipped,
+        moved_ms,
+        digest,
+    } = disk;
+    let statement = Statement::new(
+        "INSERT INTO backup_disks (backup_id, repository_id, disk_index, disk_key, label, capacity_bytes, change_id,
+             object_key, stored_bytes, read_bytes, skipped_bytes, moved_ms, digest)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+    );
+    let statement = statement.bind(backup.id).bind(backup.repository_id).bind(i64::from(*disk_index));
+    let statement = statement.bind(&disk_key.0).bind(label).bind(number("capacity", capacity.0)?);
+    let statement = statement.bind(change_id.as_ref().map(|id| id.0.as_str())).bind(object_key);
+    let statement = statement.bind(number("stored size", stored.0)?).bind(number("read size", read.0)?);
+    let statement = statement.bind(number("skipped size", skipped.0)?).bind(number("duration", *moved_ms)?);
+    transaction.execute(statement.bind(digest)).await.map_err(|error| {
+        error.meaning(
+            ErrorKind::Conflict,
+            format!("disk {disk_index}: its index, its key or its object '{object_key}' is already taken"),
+        )
+    })?;
+    Ok(())
+}
+
+fn number(what: &str, value: u64) -> Result<i64> {
+    i64::try_from(value).map_err(|_| Error::invalid(format!("a disk's {what} of {value} is out of range")))
+}
+
+/// Runs a query for rows of `backups` and adds each one's disks, in the query's order.
+pub(crate) async fn fetch(transaction: &mut Transaction, query: Statement) -> Result<Vec<Backup>> {
+    let rows = transaction.fetch_all(query).await?;
+    let mut backups = rows.iter().map(backup_of).collect::<Result<Vec<Backup>>>()?;
+    let ids: Vec<BackupId> = backups.iter().map(|backup| backup.id).collect();
+    let mut disks: HashMap<BackupId, Vec<BackupDisk>> = HashMap::new();
+    for some in ids.chunks(IDS_A_QUERY) {
+        let query = Statement::new("SELECT * FROM backup_disks WHERE backup_id IN ");
+        let query = query.in_list(some.iter().copied()).then(" ORDER BY disk_index");
+        for row in transaction.fetch_all(query).await? {
+            disks.entry(row.parsed("backup_id")?).or_default().push(disk_of(&row)?);
+        }
+    }
+    for backup in &mut backups {
+        backup.disks = disks.remove(&backup.id).unwrap_or_default();
+    }
+    Ok(backups)
+}
+
+/// As [`fetch`] for at most one.
+pub(crate) async fn fetch_one(transaction: &mut Transaction, query: Statement) -> Result<Option<Backup>> {
+    Ok(fetch(transaction, query).await?.into_iter().next())
+}
+
+fn backup_of(row: &Row) -> Result<Backup> {
+    Ok(Backup {
+        id: row.parsed("id")?,
+        vm_id: row.parsed("vm_id")?,
+        vm_name: row.text("vm_name")?,
+        repository_id: row.parsed("repository_id")?,
+        backup_type: row.parsed("backup_type")?,
+        parent_id: row.opt_parsed("parent_id")?,
+        status: row.parsed("status")?,
+        reason_code: row.text("reason_code")?,
+        reason: row.text("reason")?,
+        started_at: row.time("started_at")?,
+        snapshot_at: row.time("snapshot_at")?,
+        completed_at: row.time("completed_at")?,
+        manifest_key: row.text("manifest_key")?,
+        pinned: row.flag("pinned")?,
+        plugins_json: row.text("plugins_json")?,
+        warnings_json: row.text("warnings_json")?,
+        job_id: row.opt_parsed("job_id")?,
+        verified_at: row.opt_time("verified_at")?,
+        disks: Vec::new(),
+    })
+}
+
+fn disk_of(row: &Row) -> Result<BackupDisk> {
+    Ok(BackupDisk {
+        disk_index: row.unsigned("disk_index")?,
+        disk_key: DiskKey(row.text("disk_key")?),
+        label: row.text("label")?,
+        capacity: ByteLen(row.unsigned("capacity_bytes")?),
+        change_id: row.opt_text("change_id")?.map(ChangeId),
+        object_key: row.text("object_key")?,
+        stored: ByteLen(row.unsigned("stored_bytes")?),
+        read: ByteLen(row.unsigned("read_bytes")?),
+        skipped: ByteLen(row.unsigned("skipped_bytes")?),
+        moved_ms: row.unsigned("moved_ms")?,
+        digest: row.text("digest")?,
+    })
+}
