@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn what_does_not_shrink_stays_plain() {
         let mut state = 1_u64;
-        let noise: Vec<u8> = std::iter::repeat_with(|| {
+        let noise = std::iter::repeat_with(|| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             state.to_be_bytes()[0]
         });

@@ -10,17 +10,27 @@
 //! ```
 
 mod append;
+mod cache;
+mod chain;
+mod check;
+mod decode;
 mod encode;
 mod error;
 mod format;
 mod header;
+mod image;
+mod read;
 mod refcounts;
+mod references;
 mod source;
 mod writer;
 
+pub use chain::{Chain, Mapping, MappingKind};
+pub use check::{CheckReport, check};
 pub use encode::{ClusterEncoder, Compression, EncodedCluster, is_zero};
 pub use error::{Error, ErrorKind, Result};
 pub use format::CLUSTER_SIZE;
-pub use header::{BackingFile, Header};
+pub use header::{BackingFile, CompressionType, Header};
+pub use image::Image;
 pub use source::ReadAt;
 pub use writer::{FinishedImage, ImageSpec, ImageWriter};
