@@ -17,10 +17,14 @@ impl Catalog {
     /// Makes a backup known, with all of its disks and change ids or not at all. Its objects must be durable.
     ///
     /// # Errors
-    /// `LeaseLost`; `Invalid` for a backup that is incomplete in itself; `Conflict` when the parent is absent,
-    /// damaged or of another VM or repository, or when an object's key is taken or doomed.
+    /// `LeaseLost`; `Invalid` for a backup that is incomplete in itself or names another job; `Conflict` when the
+    /// parent is absent, damaged or of another VM or repository, or when an object's key is taken or doomed. After
+    /// `Unavailable` only [`Catalog::backup`] tells whether the commit reached the database.
     pub async fn commit_backup(&self, lease: &Lease, backup: &Backup) -> Result<()> {
         check(backup)?;
+        if backup.job_id.is_some_and(|job_id| job_id != lease.job_id) {
+            return Err(Error::invalid(format!("backup {} was made by another job", backup.id)));
+        }
         let mut transaction = self.database.begin().await?;
         hold(&mut transaction, lease).await?;
         check_parent(&mut transaction, backup).await?;
@@ -31,7 +35,7 @@ impl Catalog {
 
     /// Makes a backup known that a repository's manifest describes; its parent is imported before it. Answers
     /// `false` and changes nothing when its id is known already. The job that made it is not kept, as that is a job
-    /// of another catalog; neither is a status of `Damaged` refused in its parent.
+    /// of another catalog. On a damaged parent it is itself recorded as damaged.
     ///
     /// # Errors
     /// As [`Catalog::commit_backup`], without the lease.

@@ -6,6 +6,7 @@
 //! other's way. A write begins IMMEDIATE: a transaction that reads first and asks for the lock later can fail
 //! without a chance to wait when another process (a second `tidemark`) wrote in between.
 
+use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -62,8 +63,14 @@ impl Database {
             return Err(Error::invalid("a catalog in memory is not supported: name a file"));
         }
         let file = options.get_filename().display().to_string();
+        create_private(options.get_filename()).await.map_err(|source| {
+            Error::with_source(
+                ErrorKind::Unavailable,
+                format!("the catalog file {file} cannot be opened"),
+                source,
+            )
+        })?;
         let options = options
-            .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             // A recorded step must be on disk before its effect begins; WAL with NORMAL may forget it.
             .synchronous(SqliteSynchronous::Full)
@@ -214,6 +221,16 @@ impl Transaction {
         }
         .map_err(|source| Error::from_sqlx("a transaction cannot be committed", source))
     }
+}
+
+/// Creates the file for its owner alone, before SQLite would for everybody; SQLite gives its companions the same
+/// rights. It holds sealed secrets and digests of tokens.
+async fn create_private(file: &Path) -> std::io::Result<()> {
+    let mut options = tokio::fs::OpenOptions::new();
+    options.create(true).append(true);
+    #[cfg(unix)]
+    options.mode(0o600);
+    options.open(file).await.map(drop)
 }
 
 fn migrator() -> Migrator {

@@ -1,0 +1,31 @@
+//! What the catalog promises, held against both engines: every behaviour runs once on SQLite and once on a
+//! PostgreSQL that this binary starts for itself.
+
+mod backups;
+mod chains;
+mod configuration;
+mod engines;
+mod jobs;
+mod leases;
+mod plugins;
+mod postgres;
+mod schema;
+mod trails;
+
+/// Declares a test a behaviour and engine; a behaviour is `async fn name(fixture: Fixture)`.
+macro_rules! on_both_engines {
+    ($($behaviour:ident),* $(,)?) => {$(
+        mod $behaviour {
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn sqlite() {
+                super::$behaviour(crate::engines::Fixture::sqlite().await).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn postgres() {
+                super::$behaviour(crate::engines::Fixture::postgres().await).await;
+            }
+        }
+    )*};
+}
+pub(crate) use on_both_engines;
