@@ -1,0 +1,196 @@
+//! From a plugin's source folder to one component file: cargo for wasm32-unknown-unknown, then made into a component
+//! in this process, then the manifest from `plugin.toml` put into it.
+//!
+//! The import list of the result *is* its list of abilities, as that target has no operating system behind it.
+
+mod toolchain;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde::Deserialize;
+
+use crate::error::{Error, ErrorKind};
+use crate::inspect::inspect;
+use crate::manifest::{Capability, LanguageRuntime, Manifest, PluginKind, attach_manifest};
+
+pub use toolchain::BuildMethod;
+
+/// Where things go.
+#[derive(Debug, Clone, Default)]
+pub struct BuildOptions {
+    /// The component's file; `<target folder>/plugins/<name>.wasm` where none is given.
+    pub out: Option<PathBuf>,
+    /// Cargo's target folder; `CARGO_TARGET_DIR` or `<workspace>/target/plugins-build` where none is given.
+    pub target_dir: Option<PathBuf>,
+}
+
+/// What a build gave.
+#[derive(Debug, Clone)]
+pub struct BuiltPlugin {
+    /// The component.
+    pub path: PathBuf,
+    /// Its manifest.
+    pub manifest: Manifest,
+    /// Which way worked.
+    pub method: BuildMethod,
+    /// SHA-256 of the component, in hexadecimal.
+    pub digest: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Source {
+    name: String,
+    version: String,
+    kind: PluginKind,
+    contract: String,
+    #[serde(default)]
+    description: String,
+    settings: Option<SettingsSource>,
+    #[serde(default)]
+    capabilities: Vec<Capability>,
+    runtime: Option<LanguageRuntime>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum SettingsSource {
+    File(String),
+    Inline(serde_json::Value),
+}
+
+/// Builds the plugin whose `Cargo.toml` and `plugin.toml` lie in `dir`. Blocks; cargo's messages go to stderr.
+///
+/// # Errors
+/// [`ErrorKind::Build`] where no way to build works here (with what to install) or the source does not compile,
+/// [`ErrorKind::Load`] where the manifest is wrong or the component does not fit its world.
+pub fn build_plugin(dir: &Path, options: &BuildOptions) -> Result<BuiltPlugin, Error> {
+    let manifest = manifest_from_source(dir)?;
+    let method = BuildMethod::find()?;
+    tracing::info!(plugin = %manifest.name, method = %method, "building a plugin");
+    let target_dir = options.target_dir.clone().unwrap_or_else(|| default_target_dir(dir));
+    let module = run_cargo(dir, &target_dir, &method)?;
+    let core = std::fs::read(&module).map_err(|error| failed(format!("{}: {error}", module.display())))?;
+    let component = attach_manifest(&componentize(&core)?, &manifest)?;
+    let inspection = inspect(&component)?;
+    if let Some(problem) = inspection.problem {
+        return Err(Error::new(ErrorKind::Load, "build", problem).of(&manifest.name, &manifest.version));
+    }
+    let path = options
+        .out
+        .clone()
+        .unwrap_or_else(|| target_dir.join("plugins").join(format!("{}.wasm", manifest.name)));
+    write_atomically(&path, &component)?;
+    Ok(BuiltPlugin { path, manifest, method, digest: inspection.digest })
+}
+
+/// Reads `plugin.toml` and, where it names one, the settings' schema beside it.
+///
+/// # Errors
+/// [`ErrorKind::Load`] with the file and what is wrong in it.
+pub fn manifest_from_source(dir: &Path) -> Result<Manifest, Error> {
+    let file = dir.join("plugin.toml");
+    let wrong = |file: &Path, error: String| {
+        Error::new(ErrorKind::Load, "manifest", format!("{}: {error}", file.display()))
+    };
+    let text = std::fs::read_to_string(&file).map_err(|error| wrong(&file, error.to_string()))?;
+    let source: Source = toml::from_str(&text).map_err(|error| wrong(&file, error.to_string()))?;
+    let beside = dir.join("settings.schema.json");
+    let schema_file = match &source.settings {
+        Some(SettingsSource::File(name)) => Some(dir.join(name)),
+        None if beside.exists() => Some(beside),
+        _ => None,
+    };
+    let settings = match (source.settings, schema_file) {
+        (_, Some(file)) => {
+            let text = std::fs::read_to_string(&file).map_err(|error| wrong(&file, error.to_string()))?;
+            serde_json::from_str(&text).map_err(|error| wrong(&file, error.to_string()))?
+        }
+        (Some(SettingsSource::Inline(schema)), None) => schema,
+        _ => serde_json::json!({ "type": "object" }),
+    };
+    let manifest = Manifest {
+        name: source.name,
+        version: source.version,
+        kind: source.kind,
+        contract: source.contract,
+        description: source.description,
+        settings,
+        capabilities: source.capabilities,
+        runtime: source.runtime,
+    };
+    manifest.check()?;
+    Ok(manifest)
+}
+
+/// Turns a core module that a guest library's build gave into a component; leaves a component as it is.
+///
+/// # Errors
+/// [`ErrorKind::Build`] where the module imports something that its world does not name.
+pub fn componentize(module: &[u8]) -> Result<Vec<u8>, Error> {
+    if wasmparser::Parser::is_component(module) {
+        return Ok(module.to_vec());
+    }
+    let mut encoder = wit_component::ComponentEncoder::default()
+        .validate(true)
+        .module(module)
+        .map_err(|error| failed(format!("no plugin world in the module: {error:#}")))?;
+    encoder.encode().map_err(|error| failed(format!("the module does not fit its world: {error:#}")))
+}
+
+fn run_cargo(dir: &Path, target_dir: &Path, method: &BuildMethod) -> Result<PathBuf, Error> {
+    let mut command: Command = method.cargo();
+    command
+        .current_dir(dir)
+        .args(["build", "--release", "--target", toolchain::TARGET, "--message-format", "json-render-diagnostics"])
+        .arg("--target-dir")
+        .arg(target_dir)
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit());
+    method.finish_arguments(&mut command);
+    let output = command.output().map_err(|error| failed(format!("cargo does not start: {error}")))?;
+    if !output.status.success() {
+        return Err(failed(format!("cargo failed in {} ({})", dir.display(), output.status)));
+    }
+    let messages = String::from_utf8_lossy(&output.stdout);
+    let package = std::fs::canonicalize(dir.join("Cargo.toml")).ok();
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|message| message["reason"] == "compiler-artifact")
+        .filter(|message| package.is_none() || message["manifest_path"].as_str().map(PathBuf::from) == package)
+        .flat_map(|message| message["filenames"].as_array().cloned().unwrap_or_default())
+        .filter_map(|name| name.as_str().map(PathBuf::from))
+        .rfind(|path| path.extension().is_some_and(|extension| extension == "wasm"))
+        .ok_or_else(|| failed("cargo made no .wasm file; is `crate-type = [\"cdylib\"]` set?"))
+}
+
+/// `<outermost workspace>/target/plugins-build`, so that all first-party plugins share one build of `std`.
+fn default_target_dir(dir: &Path) -> PathBuf {
+    if let Some(given) = std::env::var_os("CARGO_TARGET_DIR") {
+        return PathBuf::from(given);
+    }
+    let dir = std::fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
+    let is_workspace = |folder: &&Path| {
+        std::fs::read_to_string(folder.join("Cargo.toml")).is_ok_and(|text| text.contains("[workspace]"))
+    };
+    let root = dir.ancestors().filter(is_workspace).last().unwrap_or(&dir).to_owned();
+    root.join("target").join("plugins-build")
+}
+
+fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let write = || -> std::io::Result<()> {
+        std::fs::create_dir_all(folder)?;
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        std::io::Write::write_all(&mut file, bytes)?;
+        file.persist(path)?;
+        Ok(())
+    };
+    write().map_err(|error| failed(format!("{}: {error}", path.display())))
+}
+
+fn failed(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Build, "build", message)
+}
