@@ -6,7 +6,8 @@
 //! other's way. A write begins IMMEDIATE: a transaction that reads first and asks for the lock later can fail
 //! without a chance to wait when another process (a second `tidemark`) wrote in between.
 
-use std::path::Path;
+use std::fs::{File, OpenOptions};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -63,12 +64,9 @@ impl Database {
             return Err(Error::invalid("a catalog in memory is not supported: name a file"));
         }
         let file = options.get_filename().display().to_string();
-        create_private(options.get_filename()).await.map_err(|source| {
-            Error::with_source(
-                ErrorKind::Unavailable,
-                format!("the catalog file {file} cannot be opened"),
-                source,
-            )
+        let lock = open_alone(options.get_filename().to_owned()).await.map_err(|source| {
+            let context = format!("the catalog file {file} cannot be opened");
+            Error::with_source(ErrorKind::Unavailable, context, source)
         })?;
         let options = options
             .journal_mode(SqliteJournalMode::Wal)
@@ -85,6 +83,7 @@ impl Database {
                 Error::from_sqlx(format!("the catalog file {file} cannot be opened"), source)
             })?;
         migrator().run(&write).await.map_err(|source| unmigrated(&file, source))?;
+        drop(lock);
         let read = SqlitePoolOptions::new()
             .max_connections(SQLITE_READERS)
             .acquire_timeout(WAIT)
@@ -223,14 +222,28 @@ impl Transaction {
     }
 }
 
-/// Creates the file for its owner alone, before SQLite would for everybody; SQLite gives its companions the same
-/// rights. It holds sealed secrets and digests of tokens.
-async fn create_private(file: &Path) -> std::io::Result<()> {
-    let mut options = tokio::fs::OpenOptions::new();
-    options.create(true).append(true);
-    #[cfg(unix)]
-    options.mode(0o600);
-    options.open(file).await.map(drop)
+/// Lets one opening at a time through, until the answer is dropped, and sees to it that the database file exists.
+///
+/// sqlx takes no lock for SQLite's migrations, so two processes would both apply the first one. The lock is a file
+/// of its own: a process that closes any handle on a database file loses SQLite's locks on it. For the same reason
+/// the database file is touched only when it is new, and so open nowhere. It is created here for its owner alone
+/// (SQLite gives its companions the same rights), as it will hold sealed secrets and digests of tokens.
+async fn open_alone(database: PathBuf) -> std::io::Result<File> {
+    let opening = tokio::task::spawn_blocking(move || {
+        let mut options = OpenOptions::new();
+        options.write(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut name = database.clone().into_os_string();
+        name.push(".lock");
+        let lock = options.clone().create(true).truncate(false).open(name)?;
+        lock.lock()?;
+        match options.create_new(true).open(database) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(lock),
+        }
+    });
+    opening.await.map_err(std::io::Error::other)?
 }
 
 fn migrator() -> Migrator {

@@ -1,6 +1,8 @@
 //! What the catalog promises, held against both engines: every behaviour runs once on SQLite and once on a
 //! PostgreSQL that this binary starts for itself.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "in a test they are the verdict")]
+
 mod backups;
 mod chains;
 mod configuration;
