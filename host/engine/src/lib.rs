@@ -1,1 +1,39 @@
-//! placeholder
+//! Carries out what Tidemark is for: jobs that back machines up, restore them and keep the repositories true.
+//!
+//! Here the mechanisms meet that do not know each other: NBD, QCOW2, the plugin runtime and the catalog. A backup
+//! begins in [`Engine::submit_backup`], is claimed in `queue`, and runs through `backup` from top to bottom; its
+//! bytes go through `source` ▶ `mover` ▶ `store`; what fails or dies is undone by `recovery`.
+
+mod backup;
+mod chain;
+mod connections;
+mod delete;
+mod digest;
+mod engine;
+mod error;
+mod import;
+mod inventory;
+mod layout;
+mod manifest;
+mod mover;
+mod plugins;
+mod queue;
+mod recovery;
+mod requests;
+mod restore;
+mod secrets;
+mod source;
+mod step;
+mod store;
+mod tokens;
+mod verify;
+mod vms;
+
+pub use engine::{Engine, EngineOptions, Limits};
+pub use error::{Error, ErrorKind, Result};
+pub use requests::{
+    BackupRequest, BackupView, Event, ImageFormat, NewConnection, RestoreRequest, SubmittedBackup, VerifyLevel,
+};
+pub use secrets::KEY_VARIABLE;
+pub use tidemark_plugins::{Finding, PowerState, Severity, VirtualDisk, VirtualMachine};
+pub use tokens::ADMIN_TOKEN_FILE;

@@ -165,6 +165,31 @@ impl ExtentList {
         Self(common)
     }
 
+    /// What this list covers and the other does not, in time linear in their lengths.
+    #[must_use]
+    pub fn difference(&self, other: &Self) -> Self {
+        let mut rest = Vec::new();
+        let mut cut = 0;
+        for range in &self.0 {
+            let mut start = range.offset;
+            while other.0.get(cut).is_some_and(|hole| hole.end() <= start) {
+                cut += 1;
+            }
+            let mut next = cut;
+            while let Some(hole) = other.0.get(next).filter(|hole| hole.offset < range.end()) {
+                if hole.offset > start {
+                    rest.push(Extent { offset: start, length: ByteLen(hole.offset.0 - start.0) });
+                }
+                start = start.max(hole.end());
+                next += 1;
+            }
+            if start < range.end() {
+                rest.push(Extent { offset: start, length: ByteLen(range.end().0 - start.0) });
+            }
+        }
+        Self(rest)
+    }
+
     /// How many bytes the ranges cover.
     #[must_use]
     pub fn total(&self) -> ByteLen {
@@ -240,5 +265,13 @@ mod tests {
     fn intersection_is_what_both_cover() {
         let common = list(&[(0, 10), (20, 10), (40, 5)]).intersection(&list(&[(5, 20), (42, 100)]));
         assert_eq!(pairs(&common), [(5, 5), (20, 5), (42, 3)]);
+    }
+
+    #[test]
+    fn difference_is_what_only_the_first_covers() {
+        let rest = list(&[(0, 10), (20, 10), (40, 5)]).difference(&list(&[(2, 3), (8, 14), (24, 1), (30, 50)]));
+        assert_eq!(pairs(&rest), [(0, 2), (5, 3), (22, 2), (25, 5)]);
+        let (a, b) = (list(&[(0, 100)]), list(&[(10, 10), (30, 10)]));
+        assert_eq!(a.difference(&b).total().0 + a.intersection(&b).total().0, 100);
     }
 }

@@ -1,0 +1,344 @@
+//! The engine's handle: starts and stops the host's work and gives every operation its entrance.
+//!
+//! Start-up order matters: catalog, key, runtime, first-party plugins, then recovery of what a dead process of this
+//! host left, and only then the workers.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tidemark_catalog::{AuditEntry, Catalog, Job, NewJob};
+use tidemark_model::{JobId, JobKind, UtcMillis};
+use tidemark_qcow2::Compression;
+use tokio::sync::{Notify, Semaphore, broadcast, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::mover::MoveTuning;
+use crate::plugins::PluginHost;
+use crate::requests::Event;
+use crate::secrets::SecretBox;
+use crate::source::SourceOptions;
+use crate::step::Step;
+use crate::{queue, recovery, tokens};
+
+/// How many events a slow listener may lag behind.
+const EVENTS: usize = 1024;
+/// How many audit lines may wait to be written.
+const AUDIT_QUEUE: usize = 4096;
+/// How long the running jobs may take to clean up when the host stops.
+const STOP_LIMIT: Duration = Duration::from_secs(60);
+
+/// How a host works.
+#[derive(Debug, Clone)]
+pub struct EngineOptions {
+    /// Where the embedded catalog, the key, tokens, plugins and caches live.
+    pub data_dir: PathBuf,
+    /// The catalog; the embedded one below the data folder where none is given.
+    pub database_url: Option<String>,
+    /// First-party plugins to install at the start (`*.wasm`).
+    pub plugins_dir: Option<PathBuf>,
+    /// This host's name among those that share a catalog; made and kept in the data folder where none is given.
+    pub owner: Option<String>,
+    /// How much at once.
+    pub limits: Limits,
+    /// For tests: the process aborts right after this step was recorded.
+    pub abort_at_step: Option<String>,
+}
+
+/// How much work at once.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Jobs of this host.
+    pub jobs: usize,
+    /// Disks that are moved at the same time, over all jobs.
+    pub disks: usize,
+    /// Reads in flight a disk.
+    pub reads: usize,
+    /// Encoding threads a disk.
+    pub encoders: usize,
+    /// The zstd level of stored clusters; none stores them as they are.
+    pub zstd_level: Option<i32>,
+    /// How often a lost source connection is tried again.
+    pub source_attempts: u32,
+    /// Where `nbdkit` is.
+    pub nbdkit: Option<PathBuf>,
+    /// The folder of VMware's VDDK.
+    pub vddk_libdir: Option<PathBuf>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        Self {
+            jobs: 4,
+            disks: 4,
+            reads: 16,
+            encoders: cores,
+            zstd_level: Some(1),
+            source_attempts: 6,
+            nbdkit: None,
+            vddk_libdir: None,
+        }
+    }
+}
+
+/// A running host. Clones share it.
+#[derive(Clone)]
+pub struct Engine {
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// What all of the engine's code has at hand.
+pub(crate) struct Shared {
+    pub(crate) catalog: Catalog,
+    pub(crate) plugins: PluginHost,
+    pub(crate) secrets: SecretBox,
+    pub(crate) owner: String,
+    /// In every snapshot's name: whose it is.
+    pub(crate) installation: String,
+    pub(crate) limits: Limits,
+    pub(crate) disk_slots: Semaphore,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) wake: Notify,
+    abort_at_step: Option<String>,
+    running: Mutex<HashMap<JobId, CancellationToken>>,
+    events: broadcast::Sender<Event>,
+    tasks: TaskTracker,
+}
+
+impl Engine {
+    /// Opens everything, installs the first-party plugins, recovers what a dead process left, and starts to work.
+    ///
+    /// # Errors
+    /// Where the data folder, the catalog or the key cannot be used; recovery itself never stops the start.
+    pub async fn start(options: EngineOptions) -> Result<Self> {
+        let EngineOptions { data_dir, database_url, plugins_dir, owner, limits, abort_at_step } = options;
+        std::fs::create_dir_all(&data_dir).map_err(|e| Error::io(format!("creating {}", data_dir.display()), e))?;
+        let url = match database_url {
+            Some(url) => url,
+            None => embedded_url(&data_dir)?,
+        };
+        let catalog = Catalog::open(&url).await?;
+        let (audit, audit_lines) = mpsc::channel(AUDIT_QUEUE);
+        let shared = Arc::new(Shared {
+            secrets: SecretBox::open(&data_dir)?,
+            plugins: PluginHost::open(&data_dir, catalog.clone(), audit)?,
+            installation: kept_name(&data_dir, "installation", 8)?,
+            owner: match owner {
+                Some(owner) => owner,
+                None => kept_name(&data_dir, "host", 8).map(|name| format!("host-{name}"))?,
+            },
+            catalog,
+            disk_slots: Semaphore::new(limits.disks.max(1)),
+            limits,
+            abort_at_step,
+            shutdown: CancellationToken::new(),
+            wake: Notify::new(),
+            running: Mutex::default(),
+            events: broadcast::channel(EVENTS).0,
+            tasks: TaskTracker::new(),
+        });
+        tokens::ensure_admin(&shared.catalog, &data_dir).await?;
+        if let Some(dir) = plugins_dir {
+            shared.plugins.install_first_party(&dir).await?;
+        }
+        shared.tasks.spawn(write_audit(shared.catalog.clone(), audit_lines));
+        let abandoned = shared.catalog.claim_abandoned(&shared.owner, queue::LEASE_MS, UtcMillis::now()).await?;
+        for (job, lease) in abandoned {
+            shared.tasks.spawn(recovery::recover(Arc::clone(&shared), job, lease));
+        }
+        shared.tasks.spawn(recovery::watch(Arc::clone(&shared)));
+        for _ in 0..shared.limits.jobs.max(1) {
+            shared.tasks.spawn(queue::work(Arc::clone(&shared)));
+        }
+        Ok(Self { shared })
+    }
+
+    /// Stops claiming, lets running jobs clean up (they end as failed and may be run again), closes the catalog.
+    pub async fn shutdown(&self) {
+        self.shared.shutdown.cancel();
+        self.shared.wake.notify_waiters();
+        self.shared.tasks.close();
+        if tokio::time::timeout(STOP_LIMIT, self.shared.tasks.wait()).await.is_err() {
+            tracing::warn!("jobs did not end in time; the next start cleans up after them");
+        }
+        self.shared.catalog.close().await;
+    }
+
+    /// The catalog, for reading.
+    #[must_use]
+    pub fn catalog(&self) -> &Catalog {
+        &self.shared.catalog
+    }
+
+    /// What happens from now on. A listener that lags loses the oldest events.
+    #[must_use]
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.shared.events.subscribe()
+    }
+
+    /// Asks for a job's end.
+    ///
+    /// # Errors
+    /// Not found; conflict where it has ended.
+    pub async fn cancel_job(&self, actor: &str, id: JobId) -> Result<()> {
+        let job = self.shared.catalog.request_cancel(id, UtcMillis::now()).await?;
+        if let Some(token) = self.shared.running().get(&id) {
+            token.cancel();
+        }
+        self.shared.audit(actor, "job.cancel", &id.to_string(), json!({ "kind": job.kind.as_str() })).await;
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// Records a step before its effect.
+    pub(crate) async fn record(&self, lease: &tidemark_catalog::Lease, step: &Step) -> Result<()> {
+        self.catalog.record_step(lease, step.name(), &step.to_json()?, UtcMillis::now()).await?;
+        if self.abort_at_step.as_deref() == Some(step.name()) {
+            tracing::error!(step = step.name(), "aborting here, as the fail point asks");
+            std::process::abort();
+        }
+        Ok(())
+    }
+
+    /// Queues a job and wakes a worker.
+    pub(crate) async fn submit(
+        &self,
+        kind: JobKind,
+        payload: &impl serde::Serialize,
+        exclusive_key: Option<String>,
+        idempotency_key: Option<String>,
+    ) -> Result<Job> {
+        let payload_json =
+            serde_json::to_string(payload).map_err(|e| Error::internal(format!("writing a payload: {e}")))?;
+        let new = NewJob { kind, payload_json, exclusive_key, idempotency_key };
+        let job = self.catalog.submit_job(&new, UtcMillis::now()).await?;
+        self.emit("job-queued", &job, json!({}));
+        self.wake.notify_one();
+        Ok(job)
+    }
+
+    pub(crate) fn emit(&self, kind: &'static str, job: &Job, mut payload: Value) {
+        if let Value::Object(fields) = &mut payload {
+            fields.insert("job_kind".to_owned(), json!(job.kind.as_str()));
+        }
+        // Nobody listening is no error.
+        let _ = self.events.send(Event { at: UtcMillis::now(), kind, job_id: Some(job.id), payload });
+    }
+
+    /// Writes a line of the audit trail; an unwritable trail is logged, as the deed is done.
+    pub(crate) async fn audit(&self, actor: &str, action: &str, target: &str, detail: Value) {
+        let entry = AuditEntry {
+            at: UtcMillis::now(),
+            actor: actor.to_owned(),
+            action: action.to_owned(),
+            target: target.to_owned(),
+            outcome: "ok".to_owned(),
+            detail_json: detail.to_string(),
+        };
+        if let Err(error) = self.catalog.append_audit(&entry).await {
+            tracing::error!(action, target, error = %Error::from(error).chain(), "the audit line is lost");
+        }
+    }
+
+    pub(crate) async fn wait_for_work(&self, limit: Duration) {
+        tokio::select! {
+            () = self.wake.notified() => {}
+            () = self.shutdown.cancelled() => {}
+            () = tokio::time::sleep(limit) => {}
+        }
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.shutdown.is_cancelled()
+    }
+
+    pub(crate) fn register(&self, id: JobId, cancel: CancellationToken) {
+        self.running().insert(id, cancel);
+    }
+
+    pub(crate) fn unregister(&self, id: JobId) {
+        self.running().remove(&id);
+    }
+
+    fn running(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, CancellationToken>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn compression(&self) -> Compression {
+        self.limits.zstd_level.map_or(Compression::None, |level| Compression::Zstd { level })
+    }
+
+    pub(crate) fn tuning(&self) -> MoveTuning {
+        MoveTuning { reads: self.limits.reads.max(1), encoders: self.limits.encoders.max(1) }
+    }
+
+    pub(crate) fn source_options(&self) -> SourceOptions {
+        let mut options = SourceOptions::default();
+        options.reconnect.attempts = self.limits.source_attempts;
+        if let Some(nbdkit) = &self.limits.nbdkit {
+            options.vddk.nbdkit.clone_from(nbdkit);
+        }
+        options.vddk.libdir.clone_from(&self.limits.vddk_libdir);
+        options
+    }
+}
+
+async fn write_audit(catalog: Catalog, mut lines: mpsc::Receiver<AuditEntry>) {
+    while let Some(entry) = lines.recv().await {
+        if let Err(error) = catalog.append_audit(&entry).await {
+            tracing::error!(action = entry.action, error = %Error::from(error).chain(), "the audit line is lost");
+        }
+    }
+}
+
+fn embedded_url(data_dir: &Path) -> Result<String> {
+    let absolute =
+        std::path::absolute(data_dir).map_err(|e| Error::io(format!("the data folder {}", data_dir.display()), e))?;
+    let path = absolute.join("catalog.db");
+    let text = path.to_str().ok_or_else(|| Error::invalid("the data folder's name is not UTF-8"))?;
+    Ok(format!("sqlite://{text}"))
+}
+
+/// A random name of `bytes` bytes in hexadecimal, made once and kept in the data folder.
+fn kept_name(data_dir: &Path, what: &str, bytes: usize) -> Result<String> {
+    let path = data_dir.join(format!("{what}.id"));
+    match std::fs::read_to_string(&path) {
+        Ok(text) if !text.trim().is_empty() => Ok(text.trim().to_owned()),
+        Ok(_) => Err(Error::new(ErrorKind::Damaged, format!("{} is empty; remove it", path.display()))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let name = hex::encode(&rand::random::<[u8; 16]>()[..bytes.min(16)]);
+            crate::secrets::write_private(&path, &name)?;
+            Ok(name)
+        }
+        Err(error) => Err(Error::io(path.display(), error)),
+    }
+}
+
+impl From<tidemark_catalog::Error> for Error {
+    fn from(error: tidemark_catalog::Error) -> Self {
+        use tidemark_catalog::ErrorKind as Catalog;
+        let kind = match error.kind() {
+            Catalog::NotFound => ErrorKind::NotFound,
+            Catalog::Conflict => ErrorKind::Conflict,
+            Catalog::LeaseLost => ErrorKind::LeaseLost,
+            Catalog::Unavailable => ErrorKind::Unavailable,
+            Catalog::Corrupt => ErrorKind::Damaged,
+            Catalog::Invalid => ErrorKind::Invalid,
+        };
+        let message = error.to_string();
+        Self::wrap(kind, &message, error)
+    }
+}
+
+impl From<tidemark_qcow2::Error> for Error {
+    fn from(error: tidemark_qcow2::Error) -> Self {
+        let message = error.to_string();
+        Self::wrap(ErrorKind::Damaged, &message, error)
+    }
+}

@@ -1,0 +1,287 @@
+//! Moves one disk: reads ranges from a source, encodes them on several threads, and appends a QCOW2 image.
+//!
+//! ```text
+//! work (ascending) ─▶ reads in flight ─▶ encoders ─▶ one writer thread: ImageWriter ─▶ digest ─▶ file
+//!                       (in order)        (in order)      (bounded channel before it)
+//! ```
+//! Memory is bounded by requests in flight plus the channel; a slow target holds the reads back. The result is a
+//! file whose bytes are durable but whose header is not written yet: [`crate::store`] writes it at publication.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{StreamExt as _, stream};
+use tidemark_model::{ByteLen, Extent, ExtentList, GuestOffset};
+use tidemark_qcow2::{CLUSTER_SIZE, ClusterEncoder, EncodedCluster, FinishedImage, ImageSpec, ImageWriter};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::digest::TailFirstDigest;
+use crate::error::{Error, Result};
+use crate::source::Source;
+use crate::store::{PendingObject, SealedObject};
+
+/// The longest read: larger ones make `qemu-nbd` fault on every buffer.
+const REQUEST: u64 = 1 << 20;
+/// Output is appended in pieces of about this size.
+const APPEND: usize = 1 << 20;
+/// Encoded requests that may wait for the writer.
+const WRITER_QUEUE: usize = 4;
+
+/// What of a disk is to be stored.
+#[derive(Debug, Clone)]
+pub(crate) struct MovePlan {
+    /// Ranges to read, on the cluster grid.
+    pub(crate) read: ExtentList,
+    /// Ranges known to be zero that must mask the parent, on the cluster grid.
+    pub(crate) zero: ExtentList,
+}
+
+/// How hard to try.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MoveTuning {
+    /// Reads in flight.
+    pub(crate) reads: usize,
+    /// Encoding threads.
+    pub(crate) encoders: usize,
+}
+
+/// How far a disk is, shared with whoever reports it. Bytes of the guest, but for `stored`.
+#[derive(Debug, Default)]
+pub(crate) struct MoveProgress {
+    pub(crate) planned: AtomicU64,
+    pub(crate) read: AtomicU64,
+    pub(crate) zero: AtomicU64,
+    pub(crate) stored: AtomicU64,
+}
+
+/// A moved disk.
+#[derive(Debug)]
+pub(crate) struct MovedDisk {
+    pub(crate) object: SealedObject,
+    pub(crate) digest: String,
+    pub(crate) stored: ByteLen,
+    pub(crate) read: ByteLen,
+    pub(crate) skipped: ByteLen,
+    pub(crate) moved_ms: u64,
+}
+
+#[derive(Clone, Copy)]
+enum Work {
+    Read(Extent),
+    Zero(Extent),
+}
+
+enum Block {
+    Clusters(GuestOffset, Vec<EncodedCluster>),
+    Zero(Extent),
+}
+
+/// Moves one disk to the end, durably but for the header.
+pub(crate) async fn move_disk(
+    source: &Source,
+    plan: &MovePlan,
+    spec: ImageSpec,
+    object: PendingObject,
+    tuning: MoveTuning,
+    progress: &Arc<MoveProgress>,
+    cancel: &CancellationToken,
+) -> Result<MovedDisk> {
+    let started = Instant::now();
+    let capacity = spec.virtual_size;
+    progress.planned.store(plan.read.total().0, Ordering::Relaxed);
+    let writer = ImageWriter::new(spec).map_err(Error::from)?;
+    let encoders = EncoderPool::new(writer.encoder());
+    let (sender, receiver) = mpsc::channel(WRITER_QUEUE);
+    let thread_progress = Arc::clone(progress);
+    let writing = tokio::task::spawn_blocking(move || write_image(writer, object, receiver, &thread_progress));
+
+    let fed = tokio::select! {
+        biased;
+        () = cancel.cancelled() => Err(Error::cancelled()),
+        fed = feed(source, work_list(plan), tuning, &encoders, progress, sender) => fed,
+    };
+    // The sender is gone by now: the writer ends, well or not, and its error is the more telling one.
+    let written = writing.await.map_err(|e| Error::internal(format!("the image writer panicked: {e}")))?;
+    let (finished, object, digest) = match (fed, written) {
+        (Ok(Fed::All), Ok(written)) => written,
+        (Err(error), _) | (Ok(_), Err(error)) => return Err(error),
+        (Ok(Fed::WriterGone), Ok(_)) => return Err(Error::internal("the image writer ended early")),
+    };
+    let sealed = seal(finished, object).await?;
+    let read = ByteLen(progress.read.load(Ordering::Relaxed));
+    let zero = progress.zero.load(Ordering::Relaxed);
+    progress.stored.store(sealed.size().0, Ordering::Relaxed);
+    Ok(MovedDisk {
+        digest: digest.finish(sealed.header()),
+        stored: sealed.size(),
+        read,
+        skipped: ByteLen(capacity.0.saturating_sub(read.0.saturating_sub(zero))),
+        moved_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        object: sealed,
+    })
+}
+
+/// Whether all work reached the writer.
+enum Fed {
+    All,
+    WriterGone,
+}
+
+async fn feed(
+    source: &Source,
+    work: Vec<Work>,
+    tuning: MoveTuning,
+    encoders: &EncoderPool,
+    progress: &MoveProgress,
+    sender: mpsc::Sender<Block>,
+) -> Result<Fed> {
+    let mut blocks = stream::iter(work)
+        .map(|item| async move {
+            match item {
+                Work::Zero(extent) => Ok((extent, None)),
+                Work::Read(extent) => {
+                    let buffer = BytesMut::with_capacity(usize::try_from(extent.length.0).unwrap_or(0));
+                    source.read(extent, buffer).await.map(|bytes| (extent, Some(bytes)))
+                }
+            }
+        })
+        .buffered(tuning.reads)
+        .map(|read: Result<(Extent, Option<BytesMut>)>| async move {
+            match read? {
+                (extent, None) => Ok(Block::Zero(extent)),
+                (extent, Some(bytes)) => {
+                    progress.read.fetch_add(extent.length.0, Ordering::Relaxed);
+                    encoders.encode(extent.offset, bytes).await
+                }
+            }
+        })
+        .buffered(tuning.encoders);
+    while let Some(block) = blocks.next().await {
+        if sender.send(block?).await.is_err() {
+            return Ok(Fed::WriterGone);
+        }
+    }
+    Ok(Fed::All)
+}
+
+/// Reads cut to requests, with the zero ranges between them, by ascending offset.
+fn work_list(plan: &MovePlan) -> Vec<Work> {
+    let mut work: Vec<Work> = plan.zero.iter().map(Work::Zero).collect();
+    for extent in plan.read.iter() {
+        let mut offset = extent.offset.0;
+        while offset < extent.end().0 {
+            // Requests end on multiples of their size, so that long runs are read on an even grid.
+            let end = ((offset / REQUEST + 1) * REQUEST).min(extent.end().0);
+            work.push(Work::Read(Extent { offset: GuestOffset(offset), length: ByteLen(end - offset) }));
+            offset = end;
+        }
+    }
+    work.sort_unstable_by_key(|item| match item {
+        Work::Read(extent) | Work::Zero(extent) => extent.offset,
+    });
+    work
+}
+
+/// Encoders with warm contexts, one for each thread that happens to encode.
+#[derive(Clone)]
+struct EncoderPool {
+    template: Arc<ClusterEncoder>,
+    idle: Arc<Mutex<Vec<ClusterEncoder>>>,
+}
+
+impl EncoderPool {
+    fn new(template: ClusterEncoder) -> Self {
+        Self { template: Arc::new(template), idle: Arc::default() }
+    }
+
+    async fn encode(&self, offset: GuestOffset, bytes: BytesMut) -> Result<Block> {
+        let pool = self.clone();
+        let encoded = tokio::task::spawn_blocking(move || {
+            let idle = pool.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let mut encoder = idle.unwrap_or_else(|| ClusterEncoder::clone(&pool.template));
+            let mut rest = bytes.freeze();
+            let mut clusters = Vec::with_capacity(rest.len() / 65536 + 1);
+            while !rest.is_empty() {
+                let cluster = rest.split_to(rest.len().min(65536));
+                clusters.push(encoder.encode(cluster));
+            }
+            pool.idle.lock().unwrap_or_else(PoisonError::into_inner).push(encoder);
+            clusters
+        });
+        let clusters = encoded.await.map_err(|e| Error::internal(format!("an encoder panicked: {e}")))?;
+        Ok(Block::Clusters(offset, clusters))
+    }
+}
+
+type Written = (FinishedImage, PendingObject, TailFirstDigest);
+
+/// The writer thread. Ends when the sender is dropped or at the first error.
+fn write_image(
+    mut writer: ImageWriter,
+    object: PendingObject,
+    mut blocks: mpsc::Receiver<Block>,
+    progress: &MoveProgress,
+) -> Result<Written> {
+    let mut output = Output { object, digest: TailFirstDigest::new(), position: 0 };
+    while let Some(block) = blocks.blocking_recv() {
+        match block {
+            Block::Zero(extent) => writer.zero(extent)?,
+            Block::Clusters(offset, clusters) => push_clusters(&mut writer, offset, clusters, progress)?,
+        }
+        if writer.pending() >= APPEND {
+            output.append(&writer.take_output())?;
+            progress.stored.store(output.position, Ordering::Relaxed);
+        }
+    }
+    let mut finished = writer.finish()?;
+    output.append(&std::mem::take(&mut finished.tail))?;
+    Ok((finished, output.object, output.digest))
+}
+
+fn push_clusters(
+    writer: &mut ImageWriter,
+    offset: GuestOffset,
+    clusters: Vec<EncodedCluster>,
+    progress: &MoveProgress,
+) -> Result<()> {
+    let mut guest = offset;
+    for cluster in clusters {
+        if cluster == EncodedCluster::Zero {
+            progress.zero.fetch_add(CLUSTER_SIZE, Ordering::Relaxed);
+        }
+        writer.push(guest, cluster)?;
+        guest = GuestOffset(guest.0 + CLUSTER_SIZE);
+    }
+    Ok(())
+}
+
+/// The object and the digest of what follows its first cluster.
+struct Output {
+    object: PendingObject,
+    digest: TailFirstDigest,
+    position: u64,
+}
+
+impl Output {
+    fn append(&mut self, parts: &[Bytes]) -> Result<()> {
+        self.object.append(parts)?;
+        for part in parts {
+            // The blank first cluster is hashed at the end, when it holds the header.
+            let blank = usize::try_from(CLUSTER_SIZE.saturating_sub(self.position)).unwrap_or(usize::MAX);
+            if let Some(after) = part.get(blank..) {
+                self.digest.update(after);
+            }
+            self.position += part.len() as u64;
+        }
+        Ok(())
+    }
+}
+
+async fn seal(finished: FinishedImage, object: PendingObject) -> Result<SealedObject> {
+    tokio::task::spawn_blocking(move || object.seal(Some(finished.header)))
+        .await
+        .map_err(|e| Error::internal(format!("sealing an image panicked: {e}")))?
+}

@@ -1,0 +1,169 @@
+//! The workers of this host: they claim jobs, keep their leases alive, run them and record how they ended.
+//!
+//! A job whose cleaning up failed is not ended: its lease runs out, and [`crate::recovery`] tries again.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tidemark_catalog::{CancelRequested, Job, JobOutcome, Lease};
+use tidemark_model::{JobKind, UtcMillis};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+
+use crate::engine::Shared;
+use crate::error::{Error, ErrorKind, Result};
+use crate::{backup, delete, import, recovery, restore, verify};
+
+/// How long a lease lasts without a heartbeat.
+pub(crate) const LEASE_MS: i64 = 30_000;
+const HEARTBEAT: Duration = Duration::from_secs(1);
+const IDLE: Duration = Duration::from_secs(2);
+
+/// One running job, as its code sees it.
+pub(crate) struct JobContext {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) job: Job,
+    pub(crate) lease: Lease,
+    /// Fires when the job is to stop: on request, when the host stops, or when the lease is lost.
+    pub(crate) cancel: CancellationToken,
+    progress: Mutex<Box<dyn Fn() -> Value + Send + Sync>>,
+}
+
+impl JobContext {
+    pub(crate) fn new(shared: Arc<Shared>, job: Job, lease: Lease) -> Self {
+        let cancel = shared.shutdown.child_token();
+        Self { shared, job, lease, cancel, progress: Mutex::new(Box::new(|| json!({"phase": "starting"}))) }
+    }
+
+    /// How to find out how far the job is; asked once a second.
+    pub(crate) fn report_with(&self, progress: impl Fn() -> Value + Send + Sync + 'static) {
+        *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = Box::new(progress);
+    }
+
+    /// Shows a phase without figures.
+    pub(crate) fn phase(&self, phase: &'static str) {
+        self.report_with(move || json!({ "phase": phase }));
+    }
+
+    pub(crate) fn progress(&self) -> Value {
+        (self.progress.lock().unwrap_or_else(PoisonError::into_inner))()
+    }
+
+    pub(crate) fn payload<T: serde::de::DeserializeOwned>(&self) -> Result<T> {
+        serde_json::from_str(&self.job.payload_json)
+            .map_err(|e| Error::damaged(format!("the payload of job {}: {e}", self.job.id)))
+    }
+
+    /// An error where the job is to stop.
+    pub(crate) fn check_cancelled(&self) -> Result<()> {
+        if self.cancel.is_cancelled() { Err(Error::cancelled()) } else { Ok(()) }
+    }
+}
+
+/// How a job's code ended.
+pub(crate) struct Failure {
+    pub(crate) error: Error,
+    /// Whether everything it had begun is undone; if not, its recovery goes on later.
+    pub(crate) clean: bool,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { error, clean: true }
+    }
+}
+
+/// One worker: claims and runs jobs until the host stops.
+pub(crate) async fn work(shared: Arc<Shared>) {
+    while !shared.shutdown.is_cancelled() {
+        match shared.catalog.claim_job(&shared.owner, LEASE_MS, UtcMillis::now()).await {
+            Ok(Some((job, lease))) => run(Arc::clone(&shared), job, lease).await,
+            Ok(None) => shared.wait_for_work(IDLE).await,
+            Err(error) => {
+                tracing::error!(error = %Error::from(error).chain(), "claiming a job failed");
+                shared.wait_for_work(IDLE).await;
+            }
+        }
+    }
+}
+
+async fn run(shared: Arc<Shared>, job: Job, lease: Lease) {
+    let span = tracing::info_span!("job", job_id = %job.id, kind = job.kind.as_str());
+    let context = Arc::new(JobContext::new(shared, job, lease));
+    context.shared.register(context.job.id, context.cancel.clone());
+    let ended = drive(Arc::clone(&context)).instrument(span.clone()).await;
+    context.shared.unregister(context.job.id);
+    span.in_scope(|| match &ended {
+        Ok(_) => tracing::info!("job succeeded"),
+        Err(failure) if failure.error.kind() == ErrorKind::Cancelled => tracing::info!("job cancelled"),
+        Err(failure) => tracing::warn!(error = %failure.error.chain(), "job failed"),
+    });
+    finish(&context, ended).instrument(span).await;
+    // Another job of the same VM may have waited for this one.
+    context.shared.wake.notify_waiters();
+}
+
+async fn drive(context: Arc<JobContext>) -> std::result::Result<Value, Failure> {
+    context.shared.emit("job-started", &context.job, json!({}));
+    let beats = tokio::spawn(heartbeat(Arc::clone(&context)));
+    let ended = match context.job.kind {
+        JobKind::Backup => backup::run(&context).await,
+        JobKind::RestoreDisk => restore::run(&context).await.map_err(Failure::from),
+        JobKind::Verify => verify::run(&context).await.map_err(Failure::from),
+        JobKind::ImportRepository => import::run(&context).await.map_err(Failure::from),
+        JobKind::DeleteBackup => delete::run(&context).await.map_err(Failure::from),
+    };
+    beats.abort();
+    ended
+}
+
+/// Keeps the lease and carries progress out and the wish to cancel in.
+async fn heartbeat(context: Arc<JobContext>) {
+    let mut misses = 0;
+    loop {
+        tokio::time::sleep(HEARTBEAT).await;
+        let progress = context.progress();
+        let beat =
+            context.shared.catalog.heartbeat(&context.lease, LEASE_MS, &progress.to_string(), UtcMillis::now()).await;
+        match beat {
+            Ok(CancelRequested(cancel)) => {
+                misses = 0;
+                if cancel {
+                    context.cancel.cancel();
+                }
+                context.shared.emit("job-progress", &context.job, progress);
+            }
+            Err(error) => {
+                misses += 1;
+                let lost = Error::from(error);
+                // A catalog that is away for a moment costs nothing; a lost lease ends the work at once.
+                if lost.kind() == ErrorKind::LeaseLost || misses >= LEASE_MS / 1000 {
+                    tracing::error!(error = %lost.chain(), "the job's lease is lost");
+                    context.cancel.cancel();
+                    return;
+                }
+            }
+        }
+    }
+}
+
+async fn finish(context: &JobContext, ended: std::result::Result<Value, Failure>) {
+    let outcome = match ended {
+        Ok(result) => JobOutcome::Succeeded { result_json: result.to_string() },
+        Err(Failure { clean: false, error }) => {
+            tracing::warn!(error = %error.chain(), "the job's traces could not all be removed; recovery goes on");
+            return;
+        }
+        Err(Failure { error, .. }) if error.kind() == ErrorKind::Cancelled && !context.shared.is_stopping() => {
+            JobOutcome::Cancelled
+        }
+        Err(Failure { error, .. }) => JobOutcome::Failed { error_json: error_json(&error).to_string() },
+    };
+    recovery::record_end(&context.shared, &context.job, &context.lease, outcome).await;
+}
+
+/// The error as a job carries it.
+pub(crate) fn error_json(error: &Error) -> Value {
+    json!({ "kind": error.kind().as_str(), "message": error.chain() })
+}

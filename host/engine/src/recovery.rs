@@ -1,0 +1,234 @@
+//! Undoes what jobs left behind: at once when a job fails, and at the start or when a lease ran out for what a
+//! dead process left.
+//!
+//! A job that died is never simply run again. If the catalog knows its backup, the rest is finished; if not, its
+//! objects and its snapshot are removed and it ends as failed. Undoing may be repeated at any point.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use tidemark_catalog::{Job, JobOutcome, Lease};
+use tidemark_model::{BackupId, JobKind, UtcMillis};
+use tidemark_plugins::Connector;
+
+use crate::engine::Shared;
+use crate::error::{Error, ErrorKind, Result};
+use crate::queue::LEASE_MS;
+use crate::requests::BackupPayload;
+use crate::step::{Leftovers, Step};
+use crate::store::{self, Location, ObjectStore};
+use crate::{backup, delete};
+
+/// How often expired leases are looked for.
+const WATCH: Duration = Duration::from_secs(10);
+/// After so many claims of the same job what is left is named and the job ends.
+const MAX_EPOCHS: i64 = 10;
+/// How often the end of a job is tried to be recorded.
+const END_ATTEMPTS: u32 = 5;
+
+/// The name of a snapshot: whose it is and for which backup.
+pub(crate) fn snapshot_key(installation: &str, backup: BackupId) -> String {
+    format!("{installation}-{backup}")
+}
+
+/// Looks for jobs of dead hosts, and for objects whose backup is gone, until the host stops.
+pub(crate) async fn watch(shared: Arc<Shared>) {
+    while !shared.is_stopping() {
+        match shared.catalog.claim_expired(&shared.owner, LEASE_MS, UtcMillis::now()).await {
+            Ok(Some((job, lease))) => {
+                recover(Arc::clone(&shared), job, lease).await;
+                continue;
+            }
+            Ok(None) => {}
+            Err(error) => tracing::error!(error = %Error::from(error).chain(), "looking for expired jobs failed"),
+        }
+        if let Err(error) = delete::sweep_all(&shared).await {
+            tracing::warn!(error = %error.chain(), "sweeping deleted backups failed; it is tried again");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(WATCH) => {}
+            () = shared.shutdown.cancelled() => {}
+        }
+    }
+}
+
+/// Ends a job whose process died.
+pub(crate) async fn recover(shared: Arc<Shared>, job: Job, lease: Lease) {
+    tracing::info!(job_id = %job.id, kind = job.kind.as_str(), epoch = lease.epoch, "recovering an interrupted job");
+    let beats = tokio::spawn(keep(Arc::clone(&shared), lease.clone()));
+    let outcome = settle(&shared, &job, &lease).await;
+    beats.abort();
+    match outcome {
+        Ok(outcome) => record_end(&shared, &job, &lease, outcome).await,
+        Err(error) if lease.epoch >= MAX_EPOCHS => {
+            tracing::error!(job_id = %job.id, error = %error.chain(), "giving up on recovering a job");
+            let message = format!("interrupted, and what it left could not be removed: {}", error.chain());
+            let error_json = json!({ "kind": error.kind().as_str(), "message": message }).to_string();
+            record_end(&shared, &job, &lease, JobOutcome::Failed { error_json }).await;
+        }
+        Err(error) => {
+            tracing::warn!(job_id = %job.id, error = %error.chain(), "recovering a job failed; it is tried again");
+        }
+    }
+}
+
+async fn keep(shared: Arc<Shared>, lease: Lease) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let progress = json!({ "phase": "recovering" }).to_string();
+        if shared.catalog.heartbeat(&lease, LEASE_MS, &progress, UtcMillis::now()).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn settle(shared: &Arc<Shared>, job: &Job, lease: &Lease) -> Result<JobOutcome> {
+    let left = Leftovers::from_steps(&shared.catalog.steps(job.id).await?)?;
+    if job.kind == JobKind::Backup {
+        if let Some(stored) = known_backup(shared, backup::backup_id(job)?).await? {
+            remove_snapshot(shared, job, &left).await?;
+            let warnings = ["the host was interrupted after the backup was complete"];
+            let result = json!({
+                "backup_id": stored.id.to_string(),
+                "backup_type": stored.backup_type.as_str(),
+                "reason_code": stored.reason_code,
+                "reason": stored.reason,
+                "warnings": warnings,
+            });
+            return Ok(JobOutcome::Succeeded { result_json: result.to_string() });
+        }
+        undo_backup(shared, job, &left).await?;
+    }
+    if let Some(path) = left.target.as_deref() {
+        store::remove_local(Location::of(path)?).await?;
+    }
+    shared.catalog.clear_steps(lease).await?;
+    let (kind, message) = left.failure.unwrap_or_else(|| {
+        let message = "the host was interrupted while the job ran; what it had begun is undone, run it again";
+        ("interrupted".to_owned(), message.to_owned())
+    });
+    if kind == ErrorKind::Cancelled.as_str() {
+        return Ok(JobOutcome::Cancelled);
+    }
+    Ok(JobOutcome::Failed { error_json: json!({ "kind": kind, "message": message }).to_string() })
+}
+
+async fn known_backup(shared: &Shared, id: BackupId) -> Result<Option<tidemark_catalog::Backup>> {
+    match shared.catalog.backup(id).await {
+        Ok(backup) => Ok(Some(backup)),
+        Err(error) if error.kind() == tidemark_catalog::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Removes the objects and the snapshot of a backup that is not in the catalog.
+pub(crate) async fn undo_backup(shared: &Arc<Shared>, job: &Job, left: &Leftovers) -> Result<()> {
+    let id = backup::backup_id(job)?;
+    if known_backup(shared, id).await?.is_some() {
+        return Err(Error::internal(format!("backup {id} is in the catalog; it is not undone")));
+    }
+    // Both are tried whatever becomes of the other: a snapshot grows as long as it stays.
+    let objects = remove_objects(shared, job, left).await;
+    let snapshot = remove_snapshot(shared, job, left).await;
+    objects.and(snapshot)
+}
+
+async fn remove_objects(shared: &Arc<Shared>, job: &Job, left: &Leftovers) -> Result<()> {
+    let Some((_, pin)) = left.pins.as_ref().filter(|_| !left.objects.is_empty()) else {
+        return Ok(());
+    };
+    let payload = payload(job)?;
+    let id = payload.repository_id.parse().map_err(|e| Error::damaged(format!("{e}")))?;
+    let repository = shared.catalog.repository(id).await?;
+    let (mut store, _) = ObjectStore::open(shared, &repository, job, Some(pin)).await?;
+    // The manifest comes last in the list and goes first: nothing describes disks that are gone.
+    for object in left.objects.iter().rev() {
+        store.discard(object).await?;
+    }
+    Ok(())
+}
+
+async fn remove_snapshot(shared: &Arc<Shared>, job: &Job, left: &Leftovers) -> Result<()> {
+    let (Some((vm_key, key)), Some((pin, _))) = (&left.snapshot, &left.pins) else {
+        return Ok(());
+    };
+    let payload = payload(job)?;
+    let vm = shared.catalog.vm(payload.vm_id.parse().map_err(|e| Error::damaged(format!("{e}")))?).await?;
+    let Some(connector_id) = vm.connector_id else { return Ok(()) };
+    let record = shared.catalog.connector(connector_id).await?;
+    let (mut connector, _) = shared.open_connector(&record, Some(job.id), Some(pin)).await?;
+    let removed = remove_snapshot_by_key(&mut connector, vm_key, key, left.snapshot_token.as_deref()).await;
+    connector.close().await.unwrap_or_else(|e| tracing::debug!(error = %e, "logging out failed"));
+    removed
+}
+
+/// By its token where that is known; by its key in any case, as the answer to its creation may have been lost.
+async fn remove_snapshot_by_key(
+    connector: &mut Connector,
+    vm_key: &str,
+    key: &str,
+    token: Option<&str>,
+) -> Result<()> {
+    if let Some(token) = token {
+        connector.remove_snapshot(vm_key, token).await?;
+    }
+    for snapshot in connector.list_own_snapshots(vm_key).await? {
+        if snapshot.idempotency_key == key {
+            connector.remove_snapshot(vm_key, &snapshot.token).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes every snapshot of this installation on a VM whose only job is the caller.
+pub(crate) async fn remove_stale_snapshots(
+    connector: &mut Connector,
+    vm_key: &str,
+    installation: &str,
+) -> Result<usize> {
+    let mut removed = 0;
+    for snapshot in connector.list_own_snapshots(vm_key).await? {
+        if snapshot.idempotency_key.strip_prefix(installation).is_some_and(|rest| rest.starts_with('-')) {
+            connector.remove_snapshot(vm_key, &snapshot.token).await?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
+/// Keeps why a job failed for whoever finishes its undoing.
+pub(crate) async fn record_failure(shared: &Shared, lease: &Lease, error: &Error) {
+    let step = Step::Failed { kind: error.kind().as_str().to_owned(), message: error.chain() };
+    if let Err(trouble) = shared.record(lease, &step).await {
+        tracing::warn!(error = %trouble.chain(), "the job's failure could not be recorded");
+    }
+}
+
+/// Records a job's end; a catalog that is away for a moment is waited for.
+pub(crate) async fn record_end(shared: &Shared, job: &Job, lease: &Lease, outcome: JobOutcome) {
+    for attempt in 1..=END_ATTEMPTS {
+        match shared.catalog.finish_job(lease, &outcome, UtcMillis::now()).await {
+            Ok(()) => {
+                let state = match &outcome {
+                    JobOutcome::Succeeded { .. } => "succeeded",
+                    JobOutcome::Failed { .. } => "failed",
+                    JobOutcome::Cancelled => "cancelled",
+                };
+                shared.emit("job-ended", job, json!({ "state": state }));
+                return;
+            }
+            Err(error) if !error.is_retryable() || attempt == END_ATTEMPTS => {
+                let error = Error::from(error).chain();
+                tracing::error!(job_id = %job.id, error, "the job's end could not be recorded");
+                return;
+            }
+            Err(_) => tokio::time::sleep(Duration::from_secs(u64::from(attempt))).await,
+        }
+    }
+}
+
+fn payload(job: &Job) -> Result<BackupPayload> {
+    serde_json::from_str(&job.payload_json)
+        .map_err(|e| Error::damaged(format!("the payload of job {}: {e}", job.id)))
+}

@@ -1,0 +1,146 @@
+//! What callers hand to the engine, and what the engine keeps of it in a job's payload.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use tidemark_catalog::{Backup, Job, Vm};
+use tidemark_model::{BackupId, JobId, RequestedType, UtcMillis};
+
+/// A connection to be: to a hypervisor or to a storage target.
+#[derive(Clone)]
+pub struct NewConnection {
+    /// Unique name.
+    pub name: String,
+    /// The plugin that serves it.
+    pub plugin: String,
+    /// Settings, checked against the plugin's schema.
+    pub settings: serde_json::Map<String, serde_json::Value>,
+    /// Secrets by name; sealed before they are stored.
+    pub secrets: BTreeMap<String, String>,
+}
+
+/// A backup to be.
+#[derive(Debug, Clone)]
+pub struct BackupRequest {
+    /// The VM's name or id.
+    pub vm: String,
+    /// The repository's name or id.
+    pub repository: String,
+    /// What is wanted.
+    pub requested: RequestedType,
+    /// Asking again with the same key answers with the first job.
+    pub idempotency_key: Option<String>,
+}
+
+/// A submitted backup. The backup, once it exists, bears the id of the job that made it.
+#[derive(Debug, Clone)]
+pub struct SubmittedBackup {
+    /// The job.
+    pub job: Job,
+    /// The id that the backup will have.
+    pub backup_id: BackupId,
+    /// Of which VM.
+    pub vm: Vm,
+}
+
+/// A restore of one disk to a file on this host.
+#[derive(Debug, Clone)]
+pub struct RestoreRequest {
+    /// From which backup.
+    pub backup_id: BackupId,
+    /// Which disk.
+    pub disk_index: u32,
+    /// To which file; it must not exist.
+    pub to: PathBuf,
+    /// In which format.
+    pub format: ImageFormat,
+    /// Asking again with the same key answers with the first job.
+    pub idempotency_key: Option<String>,
+}
+
+/// What is known of a backup id.
+#[derive(Debug, Clone)]
+pub enum BackupView {
+    /// A complete, durable backup.
+    Stored(Box<Backup>),
+    /// Not in the catalog: still queued or running, or failed.
+    Pending {
+        /// Its job.
+        job: Box<Job>,
+        /// Of which VM.
+        vm: Box<Vm>,
+    },
+}
+
+/// The format of a restored disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ImageFormat {
+    /// The bytes of the disk, sparse.
+    Raw,
+    /// One standalone compressed QCOW2 image.
+    Qcow2,
+}
+
+/// How thoroughly to verify.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VerifyLevel {
+    /// Objects are present, of the recorded size, and sound in structure.
+    Quick,
+    /// And every stored byte has the recorded digest.
+    Full,
+    /// And every guest byte can be read through the chain.
+    Deep,
+}
+
+/// Something happened.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// When.
+    pub at: UtcMillis,
+    /// `job-queued`, `job-started`, `job-progress` or `job-ended`.
+    pub kind: &'static str,
+    /// Which job.
+    pub job_id: Option<JobId>,
+    /// More.
+    pub payload: serde_json::Value,
+}
+
+/// The payload of a backup job.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct BackupPayload {
+    pub(crate) vm_id: String,
+    pub(crate) vm_name: String,
+    pub(crate) repository_id: String,
+    pub(crate) requested: String,
+}
+
+/// The payload of a restore job.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct RestorePayload {
+    pub(crate) backup_id: String,
+    pub(crate) disk_index: u32,
+    pub(crate) to: PathBuf,
+    pub(crate) format: ImageFormat,
+}
+
+/// The payload of a verify job.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct VerifyPayload {
+    pub(crate) backup_id: String,
+    pub(crate) level: VerifyLevel,
+}
+
+/// The payload of a job that deletes a backup.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct DeletePayload {
+    pub(crate) backup_id: String,
+}
+
+/// The payload of a job that imports a repository.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ImportPayload {
+    pub(crate) repository_id: String,
+}

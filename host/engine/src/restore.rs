@@ -1,0 +1,203 @@
+//! Restores one disk of a backup to a file on this host: raw (sparse) or one standalone QCOW2 image. The file
+//! appears under its name only when all of it is durable.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde_json::{Value, json};
+use tidemark_model::{ByteLen, Extent, ExtentList, GuestOffset, JobKind};
+use tidemark_qcow2::{CLUSTER_SIZE, Chain, ImageSpec, MappingKind};
+use tokio_util::sync::CancellationToken;
+
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::mover::{self, MovePlan, MoveProgress};
+use crate::queue::JobContext;
+use crate::requests::{ImageFormat, RestorePayload, RestoreRequest};
+use crate::source::Source;
+use crate::step::Step;
+use crate::store::{self, Location, ObjectStore, PendingObject};
+use crate::chain;
+
+/// What one thread copies at a time.
+const BLOCK: u64 = 1 << 20;
+/// Mappings are asked for in pieces of this size, so that a large disk's map is never in memory as a whole.
+const MAP_WINDOW: u64 = 1 << 30;
+
+impl Engine {
+    /// Queues the restore of one disk.
+    ///
+    /// # Errors
+    /// Not found for an unknown backup or disk; conflict where the target exists; invalid for a relative target.
+    pub async fn submit_restore_disk(&self, actor: &str, request: RestoreRequest) -> Result<tidemark_catalog::Job> {
+        let RestoreRequest { backup_id, disk_index, to, format, idempotency_key } = request;
+        let ancestry = chain::ancestry(&self.shared, backup_id).await?;
+        chain::links(&ancestry, disk_index)?;
+        Location::of(&to)?;
+        if to.exists() && idempotency_key.is_none() {
+            return Err(exists(&to));
+        }
+        let detail = json!({ "disk_index": disk_index, "to": to });
+        let payload = RestorePayload { backup_id: backup_id.to_string(), disk_index, to, format };
+        let job = self.shared.submit(JobKind::RestoreDisk, &payload, None, idempotency_key).await?;
+        self.shared.audit(actor, "backup.restore", &backup_id.to_string(), detail).await;
+        Ok(job)
+    }
+}
+
+/// Runs a restore job.
+pub(crate) async fn run(job: &Arc<JobContext>) -> Result<Value> {
+    let payload: RestorePayload = job.payload()?;
+    let id = payload.backup_id.parse().map_err(|e| Error::damaged(format!("{e}")))?;
+    let ancestry = chain::ancestry(&job.shared, id).await?;
+    let links = chain::links(&ancestry, payload.disk_index)?;
+    let newest = ancestry.last().ok_or_else(|| Error::internal("an empty ancestry"))?;
+    let repository = job.shared.catalog.repository(newest.repository_id).await?;
+    let (mut store, _) = ObjectStore::open(&job.shared, &repository, &job.job, None).await?;
+    job.phase("opening the chain");
+    let disk = Arc::new(chain::open(&mut store, &links).await?);
+
+    let target = Location::of(&payload.to)?;
+    if payload.to.exists() {
+        return Err(exists(&payload.to));
+    }
+    let partial = Location { folder: target.folder.clone(), path: format!("{}.{}.partial", target.path, job.job.id.short()) };
+    let step = Step::TargetBegun { path: partial.folder.join(&partial.path) };
+    job.shared.record(&job.lease, &step).await?;
+    let written = match payload.format {
+        ImageFormat::Raw => write_raw(job, &disk, &partial).await,
+        ImageFormat::Qcow2 => write_qcow2(job, &disk, &partial).await,
+    };
+    let published = match written {
+        Ok(bytes) => store::publish_local(partial.clone(), target.path.clone()).await.map(|()| bytes),
+        Err(error) => Err(error),
+    };
+    match published {
+        Ok(data) => Ok(json!({
+            "backup_id": payload.backup_id,
+            "disk_index": payload.disk_index,
+            "to": payload.to,
+            "capacity_bytes": disk.virtual_size().0,
+            "data_bytes": data.0,
+        })),
+        Err(error) => {
+            store::remove_local(partial).await?;
+            Err(error)
+        }
+    }
+}
+
+fn exists(path: &Path) -> Error {
+    Error::new(crate::ErrorKind::Conflict, format!("{} exists already; choose another file", path.display()))
+}
+
+/// Writes the data ranges into a file of the disk's size; all else stays a hole.
+async fn write_raw(job: &Arc<JobContext>, disk: &Arc<Chain>, partial: &Location) -> Result<ByteLen> {
+    let (disk, place, cancel) = (Arc::clone(disk), partial.clone(), job.cancel.clone());
+    let done = Arc::new(AtomicU64::new(0));
+    let (shown, capacity) = (Arc::clone(&done), disk.virtual_size().0);
+    job.report_with(move || {
+        json!({ "phase": "restoring", "written_bytes": shown.load(Ordering::Relaxed), "capacity_bytes": capacity })
+    });
+    let threads = job.shared.limits.encoders.max(1);
+    store::blocking("restoring a disk", move || {
+        let file = store::create_file(&place)?;
+        let failed = |e| Error::io(format!("writing {}", place.display()), e);
+        file.set_len(capacity).map_err(failed)?;
+        let mut window = 0;
+        while window < capacity {
+            let length = MAP_WINDOW.min(capacity - window);
+            let ranges = data_ranges(&disk, Extent { offset: GuestOffset(window), length: ByteLen(length) })?;
+            copy_ranges(&disk, &file, &ranges, threads, &cancel, &done, &place)?;
+            window += length;
+        }
+        file.sync_all().map_err(failed)?;
+        Ok(ByteLen(done.load(Ordering::Relaxed)))
+    })
+    .await
+}
+
+/// Copies with several threads, which decode at the same time.
+fn copy_ranges(
+    disk: &Chain,
+    file: &File,
+    ranges: &ExtentList,
+    threads: usize,
+    cancel: &CancellationToken,
+    done: &AtomicU64,
+    place: &Location,
+) -> Result<()> {
+    let blocks: Vec<Extent> = ranges.iter().flat_map(cut).collect();
+    let next = AtomicU64::new(0);
+    let copy = || -> Result<()> {
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            let index = usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap_or(usize::MAX);
+            let Some(block) = blocks.get(index) else { return Ok(()) };
+            if cancel.is_cancelled() {
+                return Err(Error::cancelled());
+            }
+            let part = &mut buffer[..usize::try_from(block.length.0).unwrap_or(0)];
+            disk.read_at(block.offset, part)?;
+            file.write_all_at(part, block.offset.0)
+                .map_err(|e| Error::io(format!("writing {}", place.display()), e))?;
+            done.fetch_add(block.length.0, Ordering::Relaxed);
+        }
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(copy)).collect();
+        workers.into_iter().try_for_each(|worker| {
+            worker.join().map_err(|_| Error::internal("a restoring thread panicked"))?
+        })
+    })
+}
+
+fn cut(range: Extent) -> impl Iterator<Item = Extent> {
+    (0..range.length.0.div_ceil(BLOCK)).map(move |index| {
+        let offset = range.offset.0 + index * BLOCK;
+        Extent { offset: GuestOffset(offset), length: ByteLen(BLOCK.min(range.end().0 - offset)) }
+    })
+}
+
+/// The ranges of a window that any layer stores.
+fn data_ranges(disk: &Chain, window: Extent) -> Result<ExtentList> {
+    let mapped = disk.map(window)?;
+    let data = mapped.into_iter().filter(|mapping| mapping.kind != MappingKind::Zero).map(|mapping| mapping.extent);
+    ExtentList::checked(data.collect(), disk.virtual_size()).map_err(|e| Error::damaged(e.to_string()))
+}
+
+async fn write_qcow2(job: &Arc<JobContext>, disk: &Arc<Chain>, partial: &Location) -> Result<ByteLen> {
+    let capacity = disk.virtual_size();
+    let (reader, place) = (Arc::clone(disk), partial.clone());
+    let (read, object) = store::blocking("planning a restore", move || {
+        let mut ranges = Vec::new();
+        let mut window = 0;
+        while window < capacity.0 {
+            let length = MAP_WINDOW.min(capacity.0 - window);
+            ranges.extend(data_ranges(&reader, Extent { offset: GuestOffset(window), length: ByteLen(length) })?.iter());
+            window += length;
+        }
+        let ranges = ExtentList::checked(ranges, capacity).map_err(|e| Error::damaged(e.to_string()))?;
+        Ok((ranges.aligned(CLUSTER_SIZE, capacity), PendingObject::local(place)?))
+    })
+    .await?;
+    let progress: Arc<MoveProgress> = Arc::default();
+    let shown = Arc::clone(&progress);
+    job.report_with(move || {
+        json!({
+            "phase": "restoring",
+            "read_bytes": shown.read.load(Ordering::Relaxed),
+            "planned_bytes": shown.planned.load(Ordering::Relaxed),
+            "stored_bytes": shown.stored.load(Ordering::Relaxed),
+        })
+    });
+    let plan = MovePlan { read, zero: ExtentList::empty() };
+    let spec = ImageSpec { virtual_size: capacity, compression: job.shared.compression(), backing: None };
+    let source = Source::over_chain(Arc::clone(disk));
+    let moved =
+        mover::move_disk(&source, &plan, spec, object, job.shared.tuning(), &progress, &job.cancel).await?;
+    Ok(moved.read)
+}

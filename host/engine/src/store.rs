@@ -1,0 +1,314 @@
+//! A repository's objects: the storage-target plugin plans each operation, this carries it out.
+//!
+//! ```text
+//! begin ─▶ PlannedObject ─create─▶ PendingObject ─append…─▶ seal ─▶ SealedObject ─▶ publish
+//!  (nothing exists)          (.partial, no header)       (durable)              (its name, durable)
+//! ```
+//! Whatever is not published is garbage; who began it records that before, and [`ObjectStore::discard`] removes it.
+
+mod folder;
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::json;
+use tidemark_catalog::{Job, Repository};
+use tidemark_model::ByteLen;
+use tidemark_plugins::{FileAction, FileOperation, Operation, Outcome, StorageTarget, UploadStyle};
+
+use crate::engine::Shared;
+use crate::error::{Error, ErrorKind, Result};
+use crate::step::{ObjectRef, PluginPin};
+
+pub(crate) use folder::{Location, create_file};
+use folder::AppendFile;
+
+/// A manifest larger than this is none.
+const MANIFEST_LIMIT: ByteLen = ByteLen(64 << 20);
+/// A backup neither begins nor goes on with less free space than this.
+const SPACE_RESERVE: ByteLen = ByteLen(32 << 20);
+/// How often the free space is looked at, in appended bytes.
+const SPACE_CHECK: u64 = 64 << 20;
+
+/// One repository, for the length of a job.
+pub(crate) struct ObjectStore {
+    name: String,
+    target: StorageTarget,
+    watched: Option<PathBuf>,
+}
+
+impl ObjectStore {
+    /// Opens the repository with the active version of its plugin, or the pinned one.
+    pub(crate) async fn open(
+        shared: &Arc<Shared>,
+        repository: &Repository,
+        job: &Job,
+        pin: Option<&PluginPin>,
+    ) -> Result<(Self, PluginPin)> {
+        let (target, pin) = shared.open_storage(repository, Some(job.id), pin).await?;
+        Ok((Self::over(repository.name.clone(), target).await?, pin))
+    }
+
+    /// Over an open plugin.
+    pub(crate) async fn over(name: String, mut target: StorageTarget) -> Result<Self> {
+        let watched = target.watch_space().await?;
+        Ok(Self { name, target, watched })
+    }
+
+    /// Plans a new object. Nothing exists yet.
+    pub(crate) async fn begin(&mut self, key: &str, size_hint: u64) -> Result<PlannedObject> {
+        let upload = self.target.begin(key, ByteLen(size_hint)).await?;
+        let UploadStyle::Append(operation) = upload.style else {
+            return Err(Error::invalid(format!(
+                "repository '{}' wants multipart uploads, which this version does not send",
+                self.name
+            )));
+        };
+        Ok(PlannedObject {
+            key: key.to_owned(),
+            token: upload.token,
+            location: checked(operation, FileAction::Create)?,
+            watched: self.watched.clone(),
+        })
+    }
+
+    /// Gives a sealed object its name.
+    pub(crate) async fn publish(&mut self, sealed: SealedObject) -> Result<()> {
+        let SealedObject { key, token, .. } = sealed;
+        for operation in self.target.finish(&key, &token, &[]).await? {
+            self.execute(operation).await?;
+        }
+        Ok(())
+    }
+
+    /// Stores a small object in one go.
+    pub(crate) async fn put(&mut self, key: &str, bytes: Bytes) -> Result<()> {
+        let planned = self.begin(key, bytes.len() as u64).await?;
+        let mut pending = planned.create(ByteLen(0)).await?;
+        let sealed = blocking("storing an object", move || {
+            pending.append(&[bytes])?;
+            pending.seal(None)
+        })
+        .await?;
+        self.publish(sealed).await
+    }
+
+    /// Removes an object in whatever state it is, and what it was made of. Done too where nothing exists.
+    pub(crate) async fn discard(&mut self, object: &ObjectRef) -> Result<()> {
+        for operation in self.target.abort(&object.key, &object.token).await? {
+            self.execute(operation).await?;
+        }
+        self.remove(&object.key).await
+    }
+
+    /// Removes a published object. Done too where it does not exist.
+    pub(crate) async fn remove(&mut self, key: &str) -> Result<()> {
+        let operation = self.target.remove(key).await?;
+        self.execute(operation).await
+    }
+
+    /// The object's size; none where it does not exist.
+    pub(crate) async fn size(&mut self, key: &str) -> Result<Option<ByteLen>> {
+        match self.open_object(key).await {
+            Ok(file) => {
+                let metadata = file.metadata().map_err(|e| Error::io(format!("object {key}"), e))?;
+                Ok(Some(ByteLen(metadata.len())))
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The whole of a small object.
+    pub(crate) async fn read(&mut self, key: &str) -> Result<Vec<u8>> {
+        let place = self.place(key).await?;
+        blocking("reading an object", move || folder::read(&place, MANIFEST_LIMIT)).await
+    }
+
+    /// A handle for reading at any offset. It stays good when the object is removed meanwhile.
+    pub(crate) async fn open_object(&mut self, key: &str) -> Result<File> {
+        let place = self.place(key).await?;
+        blocking("opening an object", move || folder::open(&place)).await
+    }
+
+    /// Every published object with its size, below `prefix`.
+    pub(crate) async fn list(&mut self, prefix: &str) -> Result<Vec<(String, ByteLen)>> {
+        let Operation::File(operation) = self.target.list_op(prefix, None).await? else {
+            return Err(self.no_http());
+        };
+        let place = checked(operation, FileAction::List)?;
+        let found = blocking("listing a repository", move || folder::list(&place.folder, &place.path)).await?;
+        let entries: Vec<_> = found.iter().map(|(path, size)| json!({ "path": path, "size": size.0 })).collect();
+        let body = json!(entries).to_string().into_bytes();
+        let outcome = Outcome { status: 0, headers: Vec::new(), body };
+        let page = self.target.list_parse(prefix, &outcome).await?;
+        Ok(page.objects.into_iter().map(|object| (object.key, object.size)).collect())
+    }
+
+    async fn place(&mut self, key: &str) -> Result<Location> {
+        match self.target.get(key, None).await? {
+            Operation::File(operation) => checked(operation, FileAction::Read),
+            Operation::Http(_) => Err(self.no_http()),
+        }
+    }
+
+    async fn execute(&mut self, operation: Operation) -> Result<()> {
+        let Operation::File(operation) = operation else { return Err(self.no_http()) };
+        let FileOperation { action, folder, path, to } = operation;
+        let place = Location { folder, path };
+        blocking("carrying out a storage operation", move || match (action, to) {
+            (FileAction::Publish, Some(to)) => folder::publish(&place, &to),
+            (FileAction::Remove, None) => folder::remove(&place),
+            (action, _) => Err(Error::new(
+                ErrorKind::Plugin,
+                format!("the storage target planned {action:?} where it makes no sense"),
+            )),
+        })
+        .await
+    }
+
+    fn no_http(&self) -> Error {
+        Error::invalid(format!("repository '{}' wants HTTP operations, which this version does not send", self.name))
+    }
+}
+
+/// An object that is planned; nothing exists yet.
+#[derive(Debug)]
+pub(crate) struct PlannedObject {
+    key: String,
+    token: String,
+    location: Location,
+    watched: Option<PathBuf>,
+}
+
+impl PlannedObject {
+    pub(crate) fn key(&self) -> &str {
+        &self.key
+    }
+
+    pub(crate) fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// Makes it, under its name for unfinished objects, where there is room for at least a tenth of `expected`
+    /// (compression rarely gains more) beside the reserve.
+    pub(crate) async fn create(self, expected: ByteLen) -> Result<PendingObject> {
+        blocking("creating an object", move || {
+            let Self { key, token, location, watched } = self;
+            let file = AppendFile::create(location)?;
+            let object = PendingObject { key, token, file, watched, checked_at: 0 };
+            object.check_space(ByteLen(expected.0 / 10 + SPACE_RESERVE.0))?;
+            Ok(object)
+        })
+        .await
+    }
+}
+
+/// An object under construction.
+#[derive(Debug)]
+pub(crate) struct PendingObject {
+    key: String,
+    token: String,
+    file: AppendFile,
+    watched: Option<PathBuf>,
+    checked_at: u64,
+}
+
+impl PendingObject {
+    /// A file outside any repository, such as a restore's target.
+    pub(crate) fn local(location: Location) -> Result<Self> {
+        let key = location.path.clone();
+        let watched = Some(location.folder.clone());
+        Ok(Self { key, token: String::new(), file: AppendFile::create(location)?, watched, checked_at: 0 })
+    }
+
+    /// Appends; blocks.
+    pub(crate) fn append(&mut self, parts: &[Bytes]) -> Result<()> {
+        self.file.append(parts)?;
+        if self.file.written().0 - self.checked_at >= SPACE_CHECK {
+            self.checked_at = self.file.written().0;
+            self.check_space(SPACE_RESERVE)?;
+        }
+        Ok(())
+    }
+
+    /// Makes all of it durable, the header over its blank start last; blocks.
+    pub(crate) fn seal(mut self, header: Option<Bytes>) -> Result<SealedObject> {
+        self.file.seal(header.as_ref())?;
+        let Self { key, token, file, .. } = self;
+        Ok(SealedObject { key, token, size: file.written(), header: header.unwrap_or_default() })
+    }
+
+    fn check_space(&self, needed: ByteLen) -> Result<()> {
+        let Some(folder) = &self.watched else { return Ok(()) };
+        let free = folder::free_space(folder)?;
+        if free < needed {
+            return Err(Error::new(
+                ErrorKind::NoSpace,
+                format!(
+                    "{} has {} MiB left and {} MiB are needed; free some space or choose another repository",
+                    folder.display(),
+                    free.0 >> 20,
+                    needed.0.div_ceil(1 << 20)
+                ),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// An object whose bytes are durable and which has no name yet.
+#[derive(Debug)]
+pub(crate) struct SealedObject {
+    key: String,
+    token: String,
+    size: ByteLen,
+    header: Bytes,
+}
+
+impl SealedObject {
+    pub(crate) fn key(&self) -> &str {
+        &self.key
+    }
+
+    pub(crate) fn size(&self) -> ByteLen {
+        self.size
+    }
+
+    pub(crate) fn header(&self) -> &Bytes {
+        &self.header
+    }
+
+    pub(crate) fn reference(&self) -> ObjectRef {
+        ObjectRef { key: self.key.clone(), token: self.token.clone() }
+    }
+}
+
+/// Gives a local file made with [`PendingObject::local`] its final name.
+pub(crate) async fn publish_local(from: Location, to: String) -> Result<()> {
+    blocking("publishing a file", move || folder::publish(&from, &to)).await
+}
+
+/// Removes a local file; done too where it does not exist.
+pub(crate) async fn remove_local(location: Location) -> Result<()> {
+    blocking("removing a file", move || folder::remove(&location)).await
+}
+
+/// Runs blocking work on a thread of its own.
+pub(crate) async fn blocking<T: Send + 'static>(
+    what: &'static str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| Error::internal(format!("{what} panicked: {e}")))?
+}
+
+fn checked(operation: FileOperation, expected: FileAction) -> Result<Location> {
+    let FileOperation { action, folder, path, to: _ } = operation;
+    if action != expected {
+        let message = format!("the storage target planned {action:?} where {expected:?} belongs");
+        return Err(Error::new(ErrorKind::Plugin, message));
+    }
+    Ok(Location { folder, path })
+}

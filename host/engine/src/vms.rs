@@ -1,0 +1,147 @@
+//! Discovering virtual machines and putting them under protection, and asking for their backups.
+
+use serde_json::json;
+use tidemark_catalog::{Connector as ConnectorRecord, Job, Vm};
+use tidemark_model::{BackupId, JobKind};
+use tidemark_plugins::{Finding, VirtualMachine};
+
+use crate::engine::Engine;
+use crate::error::{Error, ErrorKind, Result};
+use crate::requests::{BackupPayload, BackupRequest, BackupView, SubmittedBackup};
+use crate::{backup, inventory};
+
+impl Engine {
+    /// Logs in and reports what stands in the way of backups.
+    ///
+    /// # Errors
+    /// Not found; whatever the hypervisor or the plugin answers.
+    pub async fn test_connector(&self, name_or_id: &str) -> Result<Vec<Finding>> {
+        let record = self.connector(name_or_id).await?;
+        let (mut connector, _) = self.shared.open_connector(&record, None, None).await?;
+        let findings = connector.check().await;
+        connector.close().await.unwrap_or_else(|e| tracing::debug!(error = %e, "logging out failed"));
+        Ok(findings?)
+    }
+
+    /// Every virtual machine that the connection shows.
+    ///
+    /// # Errors
+    /// Not found; whatever the hypervisor or the plugin answers.
+    pub async fn discover(&self, name_or_id: &str) -> Result<Vec<VirtualMachine>> {
+        let record = self.connector(name_or_id).await?;
+        self.discover_with(&record).await
+    }
+
+    async fn discover_with(&self, record: &ConnectorRecord) -> Result<Vec<VirtualMachine>> {
+        let (mut connector, _) = self.shared.open_connector(record, None, None).await?;
+        let found = connector.list_all_vms().await;
+        connector.close().await.unwrap_or_else(|e| tracing::debug!(error = %e, "logging out failed"));
+        Ok(found?)
+    }
+
+    /// Puts virtual machines under protection, by name or key. All of them or none.
+    ///
+    /// # Errors
+    /// Not found where the hypervisor does not show one; conflict where a name is ambiguous.
+    pub async fn add_vms(&self, actor: &str, connector: &str, names: &[String]) -> Result<Vec<Vm>> {
+        let record = self.connector(connector).await?;
+        let found = self.discover_with(&record).await?;
+        let mut wanted = Vec::new();
+        for name in names {
+            let matching: Vec<_> = found.iter().filter(|vm| vm.key == *name || vm.name == *name).collect();
+            match matching.as_slice() {
+                [vm] => wanted.push(*vm),
+                [] => return Err(Error::not_found(&format!("VM on connector '{}' named", record.name), name)),
+                _ => {
+                    let keys: Vec<_> = matching.iter().map(|vm| vm.key.as_str()).collect();
+                    let message = format!("several VMs are named '{name}'; use one of the keys {}", keys.join(", "));
+                    return Err(Error::new(ErrorKind::Conflict, message));
+                }
+            }
+        }
+        let mut added = Vec::new();
+        for vm in wanted {
+            let now = tidemark_model::UtcMillis::now();
+            let json = inventory::to_json(vm);
+            self.adopt_imported(&record, vm).await?;
+            added.push(self.catalog().upsert_vm(record.id, &vm.key, &vm.name, &json, now).await?);
+            self.shared.audit(actor, "vm.add", &vm.name, json!({ "connector": record.name, "key": vm.key })).await;
+        }
+        Ok(added)
+    }
+
+    /// A VM that is known from an imported repository only, with the same key and name, goes on under its old id, so
+    /// that its chain goes on too.
+    async fn adopt_imported(&self, record: &ConnectorRecord, seen: &VirtualMachine) -> Result<()> {
+        let known = self.catalog().list_vms().await?;
+        let orphan = known.iter().find(|vm| vm.connector_id.is_none() && vm.key == seen.key && vm.name == seen.name);
+        let taken = known.iter().any(|vm| vm.connector_id == Some(record.id) && vm.key == seen.key);
+        if let (Some(orphan), false) = (orphan, taken) {
+            self.catalog().attach_vm(orphan.id, record.id).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends a VM's protection. Its backups must be gone before.
+    ///
+    /// # Errors
+    /// Not found; conflict while it has backups.
+    pub async fn remove_vm(&self, actor: &str, name_or_id: &str) -> Result<()> {
+        let vm = self.vm(name_or_id).await?;
+        self.catalog().remove_vm(vm.id).await?;
+        self.shared.audit(actor, "vm.remove", &vm.name, json!({})).await;
+        Ok(())
+    }
+
+    /// Queues a backup. Two backups of one VM never run at the same time.
+    ///
+    /// # Errors
+    /// Not found for an unknown VM or repository; invalid for a VM without a connector.
+    pub async fn submit_backup(&self, actor: &str, request: BackupRequest) -> Result<SubmittedBackup> {
+        let BackupRequest { vm, repository, requested, idempotency_key } = request;
+        let vm = self.vm(&vm).await?;
+        let repository = self.repository(&repository).await?;
+        if vm.connector_id.is_none() {
+            let message = format!("VM '{}' is known only from an imported repository; add it by its connector", vm.name);
+            return Err(Error::invalid(message));
+        }
+        let payload = BackupPayload {
+            vm_id: vm.id.to_string(),
+            vm_name: vm.name.clone(),
+            repository_id: repository.id.to_string(),
+            requested: requested.as_str().to_owned(),
+        };
+        let exclusive = Some(format!("vm:{}", vm.id));
+        let job = self.shared.submit(JobKind::Backup, &payload, exclusive, idempotency_key).await?;
+        let detail = json!({ "vm": vm.name, "repository": repository.name, "type": requested.as_str() });
+        self.shared.audit(actor, "backup.run", &job.id.to_string(), detail).await;
+        Ok(SubmittedBackup { backup_id: backup::backup_id(&job)?, job, vm })
+    }
+
+    /// What is known of a backup's id: the backup, or the job that was to make it.
+    ///
+    /// # Errors
+    /// Not found.
+    pub async fn backup_status(&self, id: BackupId) -> Result<BackupView> {
+        match self.catalog().backup(id).await {
+            Ok(backup) => return Ok(BackupView::Stored(Box::new(backup))),
+            Err(error) if error.kind() == tidemark_catalog::ErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
+        let unknown = || Error::not_found("backup", &id.to_string());
+        let job_id = id.to_string().parse().map_err(|_| unknown())?;
+        let job: Job = self.catalog().job(job_id).await.map_err(|_| unknown())?;
+        if job.kind != JobKind::Backup {
+            return Err(unknown());
+        }
+        let payload: BackupPayload =
+            serde_json::from_str(&job.payload_json).map_err(|e| Error::damaged(format!("a job's payload: {e}")))?;
+        let vm = self.vm(&payload.vm_id).await?;
+        Ok(BackupView::Pending { job: Box::new(job), vm: Box::new(vm) })
+    }
+
+    pub(crate) async fn vm(&self, name_or_id: &str) -> Result<Vm> {
+        let found = self.catalog().vm_by_name_or_id(name_or_id).await?;
+        found.ok_or_else(|| Error::not_found("VM", name_or_id))
+    }
+}
