@@ -1,7 +1,9 @@
 //! The queue: submitting, listing, cancelling, and the order of claims.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
+use sqlx::{Connection, PgConnection};
 use tidemark_catalog::{ErrorKind, JobFilter, JobOutcome, NewJob, PageRequest};
 use tidemark_model::{JobId, JobKind, JobState};
 
@@ -187,4 +189,19 @@ async fn lists_page_while_jobs_arrive(fixture: Fixture) {
     let verifying = JobFilter { state: None, kind: Some(JobKind::Verify) };
     assert!(catalog.list_jobs(&verifying, &PageRequest::default()).await.unwrap().items.is_empty());
     refused(catalog.list_jobs(&all, &PageRequest { limit: 1001, cursor: None }).await, ErrorKind::Invalid);
+}
+
+/// Only PostgreSQL lets two claims run at the same time; neither waits for the other's row.
+#[tokio::test]
+async fn a_claim_passes_over_a_row_that_another_is_taking() {
+    let fixture = Fixture::postgres().await;
+    let (oldest, second) = (fixture.submit(None).await, fixture.submit(None).await);
+    let mut connection = PgConnection::connect(&fixture.url).await.unwrap();
+    let mut other = connection.begin().await.unwrap();
+    let lock = "SELECT id FROM jobs WHERE id = $1 FOR UPDATE";
+    sqlx::query(lock).bind(oldest.id.to_string()).execute(&mut *other).await.unwrap();
+    let claim = fixture.catalog.claim_job("host-a", 1_000, START);
+    let claimed = tokio::time::timeout(Duration::from_secs(60), claim).await.expect("it waits for the other");
+    assert_eq!(claimed.unwrap().unwrap().0.id, second.id);
+    other.rollback().await.unwrap();
 }
