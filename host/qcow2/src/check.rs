@@ -73,11 +73,11 @@ pub fn check(image: &Image) -> Result<CheckReport> {
             report.corruption(|| format!("L1 entry {index} has reserved bits: {entry:#018x}"));
         }
         let offset = entry & OFFSET_MASK;
+        if (entry & COPIED != 0) != (offset != 0) {
+            report.corruption(|| format!("L1 entry {index} does not say rightly whether it owns a table"));
+        }
         if offset == 0 {
             continue;
-        }
-        if entry & COPIED == 0 {
-            report.corruption(|| format!("L1 entry {index} does not say that it owns its table"));
         }
         if references.exclusive(offset, header.cluster_size(), "an L2 table", &mut report)? {
             check_l2(image, offset, &mut references, &mut report)?;

@@ -324,3 +324,77 @@ fn backing_name(bytes: &[u8]) -> Result<Option<String>> {
 fn text(bytes: &[u8], what: &str) -> Result<String> {
     String::from_utf8(bytes.to_vec()).map_err(|_| Error::unsupported(format!("a {what} that is not UTF-8")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header() -> Header {
+        Header {
+            version: 3,
+            virtual_size: ByteLen(3 << 30),
+            cluster_bits: CLUSTER_BITS,
+            l1_entries: 6,
+            l1_offset: HostOffset(5 << 16),
+            refcount_table_offset: HostOffset(7 << 16),
+            refcount_table_clusters: 1,
+            refcount_order: 4,
+            snapshots: 0,
+            dirty: false,
+            compression: CompressionType::Zstd,
+            bitmaps: false,
+            backing_name: Some("full.qcow2".to_owned()),
+            backing_format: Some("qcow2".to_owned()),
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let bytes = header().write();
+        assert_eq!(bytes.len(), CLUSTER_BYTES);
+        assert_eq!(Header::parse(&bytes).unwrap(), header());
+        let plain = Header {
+            backing_name: None,
+            backing_format: None,
+            compression: CompressionType::Zlib,
+            ..header()
+        };
+        assert_eq!(Header::parse(&plain.write()).unwrap(), plain);
+    }
+
+    /// The layout that every released version must be able to read.
+    #[test]
+    fn the_first_bytes_are_the_golden_ones() {
+        let golden = concat!(
+            "514649fb00000003",
+            "0000000000000088",
+            "0000000a00000010",
+            "00000000c0000000",
+            "0000000000000006",
+            "0000000000050000",
+            "0000000000070000",
+            "0000000100000000",
+            "0000000000000000",
+            "0000000000000008",
+            "0000000000000000",
+            "0000000000000000",
+            "0000000400000070",
+            "0100000000000000",
+            "e2792aca00000005",
+            "71636f7732000000",
+            "0000000000000000",
+            "66756c6c2e71636f",
+            "7732000000000000",
+        );
+        let written: String =
+            header().write().iter().take(golden.len() / 2).map(|b| format!("{b:02x}")).collect();
+        assert_eq!(written, golden);
+    }
+
+    #[test]
+    fn an_extension_longer_than_the_cluster_is_corrupt() {
+        let mut bytes = header().write().to_vec();
+        bytes[116..120].copy_from_slice(&u32::MAX.to_be_bytes());
+        assert_eq!(Header::parse(&bytes).unwrap_err().kind(), crate::ErrorKind::Corrupt);
+    }
+}

@@ -109,3 +109,67 @@ impl Refcounts {
 fn index(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::append::Appender;
+
+    /// Uses clusters up to a number, ends the file, and reads the counts back as a reader would.
+    fn counts_of_a_file_with(used: u64) -> (u64, Vec<u16>) {
+        let (mut refcounts, mut appender) = (Refcounts::new(), Appender::new());
+        let cluster = Bytes::from(vec![0; CLUSTER_BYTES]);
+        let mut blocks = Vec::new();
+        let mut place = 0;
+        let mut take = |appender: &mut Appender| {
+            for bytes in appender.take() {
+                // Only refcount blocks and the table hold anything here.
+                blocks.extend((bytes.as_ptr() != cluster.as_ptr()).then_some((place, bytes.clone())));
+                place += bytes.len() as u64;
+            }
+        };
+        while appender.end() < used * CLUSTER_SIZE {
+            let offset = appender.whole(cluster.clone());
+            refcounts.add(offset, CLUSTER_SIZE);
+            refcounts.write_settled(&mut appender);
+            assert!(refcounts.open.len() <= 2, "{} ranges are open", refcounts.open.len());
+            take(&mut appender);
+        }
+        let table = refcounts.finish(&mut appender);
+        take(&mut appender);
+        assert_eq!(place, appender.end());
+        let at = |wanted: u64| &blocks.iter().find(|(place, _)| *place == wanted).unwrap().1;
+        let (entries, _) = at(table.offset).as_chunks::<8>();
+        let entries = entries.iter().map(|entry| u64::from_be_bytes(*entry)).take_while(|entry| *entry != 0);
+        let counts =
+            entries.flat_map(|block| at(block).as_chunks::<2>().0.iter().map(|c| u16::from_be_bytes(*c)));
+        (place / CLUSTER_SIZE, counts.collect())
+    }
+
+    #[test]
+    fn refcounts_cover_themselves_at_every_border() {
+        let border = REFCOUNT_ENTRIES;
+        for used in
+            [1, border - 3, border - 2, border - 1, border, border + 1, 2 * border - 3, 2 * border - 2]
+        {
+            let (clusters, counts) = counts_of_a_file_with(used);
+            assert!(
+                counts.len() as u64 >= clusters,
+                "{used} clusters: {} counts for {clusters}",
+                counts.len()
+            );
+            let (inside, beyond) = counts.split_at(index(clusters));
+            assert!(inside.iter().all(|&count| count == 1), "{used} clusters: a cluster is not counted once");
+            assert!(beyond.iter().all(|&count| count == 0), "{used} clusters: a count beyond the file");
+        }
+    }
+
+    #[test]
+    fn clusters_that_are_shared_count_each_user() {
+        let mut refcounts = Refcounts::new();
+        refcounts.add(CLUSTER_SIZE - 10, 20);
+        refcounts.add(CLUSTER_SIZE + 10, 20);
+        refcounts.add(CLUSTER_SIZE, 0);
+        assert_eq!(refcounts.open[0][..3], [1, 2, 0]);
+    }
+}

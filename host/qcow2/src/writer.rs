@@ -94,7 +94,8 @@ impl ImageWriter {
         if let Some(backing) = &spec.backing {
             backing.validate()?;
         }
-        let l1_entries = usize::try_from(size.div_ceil(L2_SPAN)).unwrap_or(usize::MAX);
+        // Even a disk of no bytes gets an entry: a table of none has a cluster that nothing refers to.
+        let l1_entries = slot(size.div_ceil(L2_SPAN).max(1));
         let mut writer = Self {
             spec,
             appender: Appender::new(),
@@ -216,8 +217,7 @@ impl ImageWriter {
         self.appender.close_packed();
         self.refcounts.write_settled(&mut self.appender);
         let mut l1: Vec<u8> = self.l1.iter().flat_map(|entry| entry.to_be_bytes()).collect();
-        // Even a disk of no bytes gets a cluster: an L1 offset of 0 would point at the header.
-        l1.resize(l1.len().max(1).next_multiple_of(CLUSTER_BYTES), 0);
+        l1.resize(l1.len().next_multiple_of(CLUSTER_BYTES), 0);
         let l1_offset = self.append_whole(Bytes::from(l1));
         let table = self.refcounts.finish(&mut self.appender);
         let header = Header {
