@@ -155,10 +155,7 @@ mod tests {
             .during("read of 512 bytes at guest offset 0")
             .at("nbd://a/x")
             .at("nbd://b/y");
-        assert_eq!(
-            error.to_string(),
-            "nbd://a/x: read of 512 bytes at guest offset 0: the connection ended"
-        );
+        assert_eq!(error.to_string(), "nbd://a/x: read of 512 bytes at guest offset 0: the connection ended");
         assert_eq!(error.source().unwrap().to_string(), "broken pipe");
         assert!(error.is_retryable());
     }

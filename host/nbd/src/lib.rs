@@ -7,6 +7,7 @@ mod client;
 pub mod codec;
 mod error;
 mod server;
+mod stream;
 mod uri;
 
 pub use client::{
@@ -15,7 +16,5 @@ pub use client::{
 };
 pub use codec::{BlockSizes, Command, Errno, TransmissionFlags};
 pub use error::{Error, ErrorKind, Result};
-pub use server::{
-    AllocationExtent, Export, ExportSource, Fault, FaultHook, Request, Server, ServerOptions,
-};
+pub use server::{AllocationExtent, Export, ExportSource, Fault, FaultHook, Request, Server, ServerOptions};
 pub use uri::{DEFAULT_PORT, NbdAddress, NbdUri};

@@ -59,7 +59,7 @@ impl Default for ReconnectPolicy {
 pub struct ClientOptions {
     /// The server and export.
     pub uri: NbdUri,
-    /// How to speak TLS; used when the URI requires it, and required then.
+    /// How to speak TLS. When given, TLS is required whatever the URI says; a URI that requires TLS needs it.
     pub tls: Option<TlsOptions>,
     /// The most connections; more than one only where the server allows several.
     pub connections: usize,

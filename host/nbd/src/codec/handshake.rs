@@ -175,8 +175,11 @@ impl OptionReplyHeader {
         if magic != OPTION_REPLY_MAGIC {
             return Err(CodecError::Magic { what: "an option reply", found: magic });
         }
-        let header =
-            Self { option: OptionCode(fields.u32()?), reply: ReplyType(fields.u32()?), length: fields.u32()? };
+        let header = Self {
+            option: OptionCode(fields.u32()?),
+            reply: ReplyType(fields.u32()?),
+            length: fields.u32()?,
+        };
         if header.length > MAX_OPTION_REPLY {
             return Err(CodecError::OutOfRange {
                 what: "an option reply's length",
@@ -305,7 +308,7 @@ fn check_block_sizes(minimum: u32, preferred: u32, maximum: u32) -> Result<Block
     if !preferred.is_power_of_two() || preferred < minimum {
         return refuse("the preferred block size", preferred, "a power of two not below the smallest");
     }
-    if maximum < minimum || (maximum != u32::MAX && maximum % minimum != 0) {
+    if maximum < minimum || (maximum != u32::MAX && !maximum.is_multiple_of(minimum)) {
         return refuse("the largest block size", maximum, "a multiple of the smallest");
     }
     Ok(BlockSizes { minimum, preferred, maximum })

@@ -15,8 +15,8 @@ pub const REPLY_MAGIC_LEN: usize = 4;
 pub const SIMPLE_REPLY_LEN: usize = 12;
 /// The length of a chunk's head after its magic number, in bytes.
 pub const CHUNK_HEADER_LEN: usize = 16;
-/// The longest block status a client here takes in one chunk, in bytes: half a million extents.
-pub const MAX_STATUS_PAYLOAD: u32 = 4 << 20;
+/// The longest block status a client here takes in one chunk, in bytes: two million extents; nbdkit sends up to one.
+pub const MAX_STATUS_PAYLOAD: u32 = 16 << 20;
 /// The longest error chunk, in bytes.
 pub const MAX_ERROR_PAYLOAD: u32 = 8 << 10;
 

@@ -7,7 +7,7 @@ pub const INIT_MAGIC: u64 = 0x4e42_444d_4147_4943;
 /// Follows it in newstyle negotiation, and opens every option request: `IHAVEOPT`.
 pub const OPTION_MAGIC: u64 = 0x4948_4156_454f_5054;
 /// Follows [`INIT_MAGIC`] in the old style, which has no negotiation and is not spoken here.
-pub const OLDSTYLE_MAGIC: u64 = 0x0042_0281_8612_53;
+pub const OLDSTYLE_MAGIC: u64 = 0x0000_4202_8186_1253;
 /// Opens every option reply.
 pub const OPTION_REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
 /// Opens every request of the transmission phase.
