@@ -195,7 +195,8 @@ impl ImageWriter {
         self.appender.take()
     }
 
-    /// Bytes held in memory: output that was not taken, tables that are not complete, and L1.
+    /// Bytes held in memory: output that was not taken, tables that are not complete, and L1. Tables of a wide zero
+    /// range count in full although they share one allocation; take the output after such a call.
     #[must_use]
     pub fn pending(&self) -> usize {
         let l2 = self.l2.as_ref().map_or(0, |_| CLUSTER_BYTES);

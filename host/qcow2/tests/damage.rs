@@ -1,6 +1,13 @@
 //! Random damage to valid images, ours and qemu's: bytes flipped, files cut. Opening, mapping, reading and checking
 //! may fail, but never panic, hang or take much memory. A binary of its own, so that the process's peak is its own.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on has failed"
+)]
+
 use std::process::Command;
 use std::sync::Arc;
 
