@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use anyhow::{Context, Result, ensure};
 use tidemark_tests::binaries::checkout;
 
 /// A file this long is two files.
@@ -18,18 +19,22 @@ const UNFINISHED: &[(&str, &str)] =
     &[("todo", "!("), ("unimplemented", "!("), ("#[ign", "ore"), ("TO", "DO"), ("FIX", "ME")];
 
 #[test]
-fn every_source_file_keeps_the_house_style() {
+fn every_source_file_keeps_the_house_style() -> Result<()> {
     let mut files = Vec::new();
     for folder in ["host", "plugins", "sdk", "tests"] {
         collect(&checkout().join(folder), &mut files);
     }
-    assert!(files.len() > 20, "the sources were not found");
-    let offences: Vec<_> = files.iter().flat_map(|file| offences_of(file)).collect();
-    assert!(offences.is_empty(), "{}", offences.join("\n"));
+    ensure!(files.len() > 20, "the sources were not found");
+    let mut offences = Vec::new();
+    for file in &files {
+        offences.extend(offences_of(file).with_context(|| file.display().to_string())?);
+    }
+    ensure!(offences.is_empty(), "{}", offences.join("\n"));
+    Ok(())
 }
 
-fn offences_of(file: &Path) -> Vec<String> {
-    let text = fs::read_to_string(file).expect("a source file is text");
+fn offences_of(file: &Path) -> Result<Vec<String>> {
+    let text = fs::read_to_string(file)?;
     let mut offences = Vec::new();
     let mut blame = |what: String| offences.push(format!("{}: {what}", file.display()));
     if !text.starts_with("//!") {
@@ -48,7 +53,7 @@ fn offences_of(file: &Path) -> Vec<String> {
             blame(format!("contains {head}{tail}"));
         }
     }
-    offences
+    Ok(offences)
 }
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) {

@@ -15,3 +15,4 @@ pub mod qemu;
 pub mod rest;
 pub mod server;
 pub mod simulator;
+pub mod site;

@@ -60,6 +60,12 @@ impl Guarded {
         }
     }
 
+    /// Whether it has not ended yet.
+    #[must_use]
+    pub fn is_running(&mut self) -> bool {
+        self.still_running().is_ok()
+    }
+
     /// The hard death of a power cut: SIGKILL, nothing is cleaned up.
     ///
     /// # Errors

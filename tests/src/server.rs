@@ -98,6 +98,12 @@ impl Server {
         self.process.pid().context("the server does not run")
     }
 
+    /// Whether the process has not ended yet.
+    #[must_use]
+    pub fn is_running(&mut self) -> bool {
+        self.process.is_running()
+    }
+
     /// SIGKILL, then a new start on the same data folder.
     ///
     /// # Errors

@@ -1,0 +1,27 @@
+//! Plugins do nothing that was not granted, and the audit trail says who tried.
+
+use anyhow::{Context, Result, ensure};
+use tidemark_tests::site::{CONNECTOR, Site, SiteOptions, VM, grant_first_party};
+
+use crate::disks;
+
+#[test]
+fn without_a_grant_a_plugin_reaches_nobody() -> Result<()> {
+    let site = Site::start(SiteOptions { without_grants: true, ..SiteOptions::default() }, disks::two)?;
+    let cli = site.server.cli()?;
+    let refused = cli.outcome(&["connector", "discover", CONNECTOR])?;
+    ensure!(refused.code == 1, "{refused:?}");
+    ensure!(format!("{}{}", refused.stdout, refused.stderr).contains("denied"), "{refused:?}");
+    let audit = site.rest().get("/api/v1/audit")?.expect(200)?;
+    let entries = audit["entries"].as_array().context("'entries'")?;
+    let denial =
+        entries.iter().find(|entry| entry["outcome"] == "denied").context("no denial in the audit trail")?;
+    ensure!(denial["actor"].as_str().is_some_and(|actor| actor.contains("vcenter")), "{denial}");
+
+    grant_first_party(&cli, &site.simulator, &site.repository)?;
+    cli.run(&["connector", "discover", CONNECTOR])?;
+    cli.run(&["vm", "add", CONNECTOR, VM])?;
+    let backup = site.backup("full")?;
+    site.restores_to(&backup, &site.freeze("now")?)?;
+    site.finish(&["denied"])
+}

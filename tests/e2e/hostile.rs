@@ -1,0 +1,39 @@
+//! Plugins that loop, eat memory, trap or answer nonsense: each fails its own job with a typed error, and the next
+//! job of a good plugin runs on the same server.
+
+use anyhow::{Result, ensure};
+use tidemark_tests::binaries::guest;
+use tidemark_tests::site::{Site, SiteOptions};
+
+use crate::disks;
+
+/// What the guest does, where, and a word that its error must hold.
+const MISDEEDS: [(&str, &str); 4] =
+    [("loop", "list-vms"), ("memory", "list-vms"), ("trap", "list-vms"), ("stack", "list-vms")];
+
+#[test]
+fn a_misbehaving_plugin_harms_only_its_own_work() -> Result<()> {
+    let site = Site::start(SiteOptions::default(), disks::two)?;
+    let cli = site.server.cli()?;
+    let component = guest("connector")?;
+    let component = component.to_string_lossy();
+    for (misdeed, place) in MISDEEDS {
+        // Two strikes put a version into quarantine; installing it again is the administrator's second chance.
+        cli.run(&["plugin", "install", component.as_ref()])?;
+        cli.run(&["plugin", "activate", "hostile", "0.1.0"])?;
+        let name = format!("hostile-{misdeed}");
+        let behave = format!("behave={misdeed}");
+        let place = format!("in={place}");
+        cli.run(&["connector", "add", &name, "--plugin", "hostile", "--set", &behave, "--set", &place])?;
+        let outcome = cli.outcome(&["connector", "discover", &name])?;
+        ensure!(outcome.code == 1, "{outcome:?}");
+        let words = format!("{}{}", outcome.stdout, outcome.stderr);
+        ensure!(words.contains("hostile"), "the error names the plugin: {words}");
+        let answer =
+            site.rest().post("/api/v1/discovery/discover-vms", &serde_json::json!({"connector": name}))?;
+        ensure!(answer.json()?["kind"] == "plugin", "{answer:?}");
+    }
+    let backup = site.backup("full")?;
+    site.restores_to(&backup, &site.freeze("now")?)?;
+    site.finish(&["hostile"])
+}

@@ -1,0 +1,17 @@
+//! End to end: the product and the simulator as separate processes, driven as users drive them. One module a
+//! scenario; each starts a site of its own, so that they run in any order and at the same time.
+//!
+//! What is checked is what a user would check: bytes, exit codes, documents, files in the repository folder,
+//! snapshots on the VM, and that the server's log holds no warning nobody expected.
+
+mod catalog_lost;
+mod contract;
+mod crash;
+mod disk_full;
+mod disks;
+mod faults;
+mod grants;
+mod hostile;
+mod main_job;
+mod postgres;
+mod source_lost;
