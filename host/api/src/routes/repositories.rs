@@ -1,0 +1,88 @@
+//! Repositories: the places where backups are kept, and rebuilding the catalog from one.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+
+use super::backups::repository_of;
+use super::{accepted, created};
+use crate::auth::Actor;
+use crate::extract::{IdempotencyKey, Json as JsonBody, Path, Query};
+use crate::paging::{PageQuery, cut};
+use crate::problem::Answer;
+use crate::routing::{Routes, admin, operator, viewer};
+use crate::state::AppState;
+use crate::wire::{Accepted, AddConnection, ConnectionEntry, RepositoryList};
+
+pub(super) fn add(routes: Routes) -> Routes {
+    routes
+        .get(
+            "/api/v1/repositories",
+            viewer("listRepositories", "Repositories by name")
+                .query::<PageQuery>()
+                .answers::<RepositoryList>(200),
+            list,
+        )
+        .post(
+            "/api/v1/repositories",
+            admin("addRepository", "Adds a repository")
+                .body::<AddConnection>()
+                .answers::<ConnectionEntry>(201),
+            create,
+        )
+        .get(
+            "/api/v1/repositories/{id}",
+            viewer("showRepository", "One repository").answers::<ConnectionEntry>(200),
+            show,
+        )
+        .delete(
+            "/api/v1/repositories/{id}",
+            admin("removeRepository", "Forgets a repository that no backup is in; deletes nothing in it"),
+            remove,
+        )
+        .post(
+            "/api/v1/repositories/{id}/actions/import",
+            operator("importRepository", "Rebuilds the catalog from the repository's manifests")
+                .answers::<Accepted>(202)
+                .idempotent(),
+            import,
+        )
+}
+
+async fn list(State(state): State<AppState>, Query(query): Query<PageQuery>) -> Answer<Json<RepositoryList>> {
+    let all = state.engine.catalog().list_repositories().await?;
+    let found = cut(all, &query.request()?, |repository| repository.name.clone());
+    Ok(Json(RepositoryList {
+        repositories: found.items.iter().map(ConnectionEntry::from).collect(),
+        next_cursor: found.next,
+    }))
+}
+
+async fn create(
+    State(state): State<AppState>,
+    actor: Actor,
+    JsonBody(wire): JsonBody<AddConnection>,
+) -> Answer<Response> {
+    let repository = state.engine.add_repository(&actor.name, wire.into()).await?;
+    created("repositories", &repository.id.to_string(), &ConnectionEntry::from(&repository))
+}
+
+async fn show(State(state): State<AppState>, Path(id): Path<String>) -> Answer<Json<ConnectionEntry>> {
+    Ok(Json(ConnectionEntry::from(&repository_of(state.engine.catalog(), &id).await?)))
+}
+
+async fn remove(State(state): State<AppState>, actor: Actor, Path(id): Path<String>) -> Answer<StatusCode> {
+    state.engine.remove_repository(&actor.name, &id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn import(
+    State(state): State<AppState>,
+    actor: Actor,
+    key: IdempotencyKey,
+    Path(id): Path<String>,
+) -> Answer<Response> {
+    let job = state.engine.submit_import(&actor.name, &id, key.scoped(&actor.name, "import")).await?;
+    accepted(job.id, &Accepted::new(&job))
+}

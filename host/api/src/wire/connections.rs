@@ -1,0 +1,217 @@
+//! Connectors and repositories, which are both a plugin with settings and secrets, and the vCenter connectors in
+//! the older shape of credentials. Secrets go in and never come out: answers name them only.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use tidemark_catalog::{Connector, Repository};
+use tidemark_engine::NewConnection;
+
+use super::{json_value, rfc3339};
+
+/// The plugin whose connectors are also shown as credentials.
+const VCENTER: &str = "vcenter";
+
+/// Adds a connector or a repository.
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AddConnection {
+    /// A unique name.
+    pub name: String,
+    /// The plugin that serves it.
+    pub plugin: String,
+    /// Checked against the plugin's own schema.
+    #[serde(default)]
+    pub settings: Map<String, Value>,
+    /// Sealed at rest; no answer ever holds them.
+    #[serde(default)]
+    pub secrets: BTreeMap<String, String>,
+}
+
+impl From<AddConnection> for NewConnection {
+    fn from(wire: AddConnection) -> Self {
+        let AddConnection { name, plugin, settings, secrets } = wire;
+        Self { name, plugin, settings, secrets }
+    }
+}
+
+/// A connector or a repository.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct ConnectionEntry {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// The plugin that serves it.
+    pub plugin: String,
+    /// Without secrets.
+    pub settings: Value,
+    /// The names of the secrets it has.
+    pub secret_names: Vec<String>,
+    /// When it was added.
+    pub created_at: String,
+}
+
+/// One page of connectors.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct ConnectorList {
+    /// By name.
+    pub connectors: Vec<ConnectionEntry>,
+    /// For the next page.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
+}
+
+/// One page of repositories.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct RepositoryList {
+    /// By name.
+    pub repositories: Vec<ConnectionEntry>,
+    /// For the next page.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
+}
+
+/// The names, never the values.
+fn names_of(secrets_json: &str) -> Vec<String> {
+    match json_value(secrets_json) {
+        Value::Object(secrets) => secrets.into_iter().map(|(name, _)| name).collect(),
+        _ => Vec::new(),
+    }
+}
+
+impl From<&Connector> for ConnectionEntry {
+    fn from(connector: &Connector) -> Self {
+        let Connector { id, name, plugin, settings_json, secrets_json, created_at } = connector;
+        Self {
+            id: id.to_string(),
+            name: name.clone(),
+            plugin: plugin.clone(),
+            settings: json_value(settings_json),
+            secret_names: names_of(secrets_json),
+            created_at: rfc3339(*created_at),
+        }
+    }
+}
+
+impl From<&Repository> for ConnectionEntry {
+    fn from(repository: &Repository) -> Self {
+        let Repository { id, name, plugin, settings_json, secrets_json, created_at } = repository;
+        Self {
+            id: id.to_string(),
+            name: name.clone(),
+            plugin: plugin.clone(),
+            settings: json_value(settings_json),
+            secret_names: names_of(secrets_json),
+            created_at: rfc3339(*created_at),
+        }
+    }
+}
+
+/// Adds a vCenter connector in the shape of credentials.
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
+pub struct AddCredentials {
+    /// A unique name.
+    #[serde(alias = "credential_name")]
+    pub name: String,
+    /// The server's host name or address.
+    #[serde(alias = "host", alias = "vcenter_url", alias = "server")]
+    pub vcenter_host: String,
+    /// Who logs in.
+    pub username: String,
+    /// The password; no answer ever holds it.
+    pub password: String,
+    /// Further settings of the connector, for example `port`, `thumbprint` or `transport`.
+    #[serde(flatten)]
+    pub settings: Map<String, Value>,
+}
+
+impl From<AddCredentials> for NewConnection {
+    fn from(wire: AddCredentials) -> Self {
+        let AddCredentials { name, vcenter_host, username, password, mut settings } = wire;
+        settings.insert("host".to_owned(), Value::String(vcenter_host));
+        settings.insert("username".to_owned(), Value::String(username));
+        let secrets = BTreeMap::from([("password".to_owned(), password)]);
+        Self { name, plugin: VCENTER.to_owned(), settings, secrets }
+    }
+}
+
+/// A vCenter connector in the shape of credentials.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct CredentialsEntry {
+    /// The connector's id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// The server's host name or address.
+    pub vcenter_host: String,
+    /// Who logs in.
+    pub username: String,
+    /// When it was added.
+    pub created_at: String,
+}
+
+/// The vCenter connectors.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct CredentialsList {
+    /// By name.
+    pub credentials: Vec<CredentialsEntry>,
+}
+
+impl From<&Connector> for CredentialsEntry {
+    fn from(connector: &Connector) -> Self {
+        let Connector { id, name, plugin: _, settings_json, secrets_json: _, created_at } = connector;
+        let settings = json_value(settings_json);
+        let text = |key: &str| settings.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        Self {
+            id: id.to_string(),
+            name: name.clone(),
+            vcenter_host: text("host"),
+            username: text("username"),
+            created_at: rfc3339(*created_at),
+        }
+    }
+}
+
+/// Whether a connector is shown as credentials.
+pub(crate) fn is_vcenter(connector: &Connector) -> bool {
+    connector.plugin == VCENTER
+}
+
+#[cfg(test)]
+mod tests {
+    use tidemark_model::{ConnectorId, UtcMillis};
+
+    use super::*;
+
+    #[test]
+    fn secrets_never_come_back() {
+        let connector = Connector {
+            id: ConnectorId::random(),
+            name: "lab".to_owned(),
+            plugin: VCENTER.to_owned(),
+            settings_json: r#"{"host":"vc","username":"u"}"#.to_owned(),
+            secrets_json: r#"{"password":"5ea1ed"}"#.to_owned(),
+            created_at: UtcMillis(0),
+        };
+        let entry = serde_json::to_string(&ConnectionEntry::from(&connector)).unwrap();
+        let view = serde_json::to_string(&CredentialsEntry::from(&connector)).unwrap();
+        assert!(!entry.contains("5ea1ed") && !view.contains("5ea1ed"));
+        assert!(entry.contains(r#""secret_names":["password"]"#));
+        assert!(view.contains(r#""vcenter_host":"vc""#));
+    }
+
+    #[test]
+    fn credentials_become_a_connector() {
+        let wire: AddCredentials = serde_json::from_str(
+            r#"{"credential_name":"lab","vcenter_host":"vc","username":"u","password":"p","port":8443}"#,
+        )
+        .unwrap();
+        let NewConnection { name, plugin, settings, secrets } = wire.into();
+        assert_eq!((name.as_str(), plugin.as_str()), ("lab", VCENTER));
+        assert_eq!(Value::Object(settings), serde_json::json!({"host":"vc","username":"u","port":8443}));
+        assert_eq!(secrets["password"], "p");
+    }
+}
