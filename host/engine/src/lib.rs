@@ -7,6 +7,7 @@
 mod backup;
 mod chain;
 mod connections;
+mod copy;
 mod delete;
 mod digest;
 mod engine;
@@ -29,6 +30,7 @@ mod tokens;
 mod verify;
 mod vms;
 
+pub use copy::{CopyOptions, CopyReport, copy_disk};
 pub use engine::{Engine, EngineOptions, Limits};
 pub use error::{Error, ErrorKind, Result};
 pub use requests::{
