@@ -9,6 +9,7 @@
 //! ```
 //! One task reconnects while the others of the lane wait for it, so that a dead server sees one attempt at a time.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -19,6 +20,7 @@ use super::connection::{Connection, closed};
 use super::negotiate::negotiate;
 use super::options::{ClientOptions, ReconnectPolicy};
 use super::tls::TlsUpgrade;
+use crate::codec::TransmissionFlags;
 use crate::error::{Error, ErrorKind, Result};
 
 impl ReconnectPolicy {
@@ -190,42 +192,35 @@ impl Lane {
     }
 }
 
-/// Whether another connection shows the same export; resuming against another point in time would mix two disks.
-pub(super) fn check_same(old: &Connection, new: &Connection) -> Result<()> {
-    let differs = |what: &str, old: &dyn std::fmt::Display, new: &dyn std::fmt::Display| {
-        let context = format!("the export changed: its {what} was {old} and is {new}");
-        Err(Error::new(ErrorKind::Changed, context))
+/// Whether a connection that replaces another shows the same export, by everything that was negotiated; resuming
+/// against another point in time would mix two disks.
+fn check_same(old: &Connection, new: &Connection) -> Result<()> {
+    let names = |connection: &Connection| {
+        let names: Vec<_> = connection.contexts.iter().map(|(_, name)| name.as_str()).collect();
+        format!("[{}]", names.join(", "))
     };
-    if old.size != new.size {
-        return differs("size", &old.size, &new.size);
-    }
-    if old.flags != new.flags && (old.structured == new.structured || !same_but_df(old, new)) {
-        return differs("set of flags", &old.flags, &new.flags);
-    }
-    if old.structured == new.structured {
-        let names = |connection: &Connection| {
-            connection.contexts.iter().map(|(_, name)| name.as_str()).collect::<Vec<_>>().join(", ")
-        };
-        let (old_names, new_names) = (names(old), names(new));
-        if old_names != new_names {
-            return differs("set of contexts", &format!("[{old_names}]"), &format!("[{new_names}]"));
-        }
-    }
-    if old.block_sizes != new.block_sizes {
-        return differs(
-            "largest request",
-            &format!("{:?}", old.block_sizes),
-            &format!("{:?}", new.block_sizes),
-        );
-    }
-    Ok(())
+    same("use of structured replies", &old.structured, &new.structured)?;
+    same("set of flags", &old.flags, &new.flags)?;
+    same("set of contexts", &names(old), &names(new))?;
+    check_sibling(old, new)
 }
 
-/// Servers offer the DF flag only where structured replies were negotiated.
-fn same_but_df(old: &Connection, new: &Connection) -> bool {
-    use crate::codec::TransmissionFlags;
-    let mask = !TransmissionFlags::SEND_DF.0;
-    old.flags.0 & mask == new.flags.0 & mask
+/// Whether a further connection, with simple replies, shows the same export as the first.
+pub(super) fn check_sibling(first: &Connection, further: &Connection) -> Result<()> {
+    same("size", &first.size, &further.size)?;
+    // Servers offer the DF flag only where structured replies were negotiated.
+    let without_df = |flags: TransmissionFlags| TransmissionFlags(flags.0 & !TransmissionFlags::SEND_DF.0);
+    same("set of flags", &without_df(first.flags), &without_df(further.flags))?;
+    let (old, new) = (first.block_sizes, further.block_sizes);
+    same("smallest block", &old.minimum, &new.minimum)?;
+    same("largest request", &old.maximum, &new.maximum)
+}
+
+fn same<T: PartialEq + fmt::Display>(what: &str, old: &T, new: &T) -> Result<()> {
+    if old == new {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Changed, format!("the export changed: its {what} was {old} and is {new}")))
 }
 
 #[cfg(test)]

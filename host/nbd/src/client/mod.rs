@@ -104,7 +104,7 @@ impl Client {
         for dialled in join_all((0..further).map(|_| dialer.dial(false))).await {
             match dialled {
                 Ok(connection) => {
-                    lane::check_same(&first, &connection)?;
+                    lane::check_sibling(&first, &connection)?;
                     connections.push(connection);
                 }
                 Err(error) => {
