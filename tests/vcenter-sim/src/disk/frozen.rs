@@ -102,7 +102,9 @@ impl Frozen {
             let length = BLOCK_BYTES.min(self.capacity - start);
             match runs.last_mut() {
                 Some(last) if last.end().0 == start => last.length = ByteLen(last.length.0 + length),
-                _ => runs.push(Extent { offset: tidemark_model::GuestOffset(start), length: ByteLen(length) }),
+                _ => {
+                    runs.push(Extent { offset: tidemark_model::GuestOffset(start), length: ByteLen(length) })
+                }
             }
         }
         // The runs are ascending and inside the disk by construction.

@@ -291,15 +291,22 @@ struct Piece {
 }
 
 /// Cuts a range of an existing disk at block borders.
-#[expect(clippy::cast_possible_truncation, reason = "block numbers are bounded by the map, lengths by a block")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "block numbers are bounded by the map, lengths by a block"
+)]
 fn pieces(offset: u64, length: u64) -> impl Iterator<Item = Piece> {
     let mut at = 0;
     std::iter::from_fn(move || {
         let position = offset + at;
         let within = position % BLOCK_BYTES;
         let count = (BLOCK_BYTES - within).min(length - at);
-        let piece =
-            Piece { at: at as usize, block: (position / BLOCK_BYTES) as usize, within, length: count as usize };
+        let piece = Piece {
+            at: at as usize,
+            block: (position / BLOCK_BYTES) as usize,
+            within,
+            length: count as usize,
+        };
         at += count;
         (count > 0).then_some(piece)
     })

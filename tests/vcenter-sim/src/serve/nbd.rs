@@ -1,0 +1,116 @@
+//! The NBD side: the frozen disk of each live snapshot under `<vm>/<snapshot>/<disk key>`.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tidemark_model::{ByteLen, Extent, ExtentList, GuestOffset};
+use tidemark_nbd::{AllocationExtent, Command, Errno, Export, ExportSource, Fault, Request, ServerOptions};
+
+use crate::disk::{DiskError, Frozen};
+use crate::soap::value::MoRef;
+use crate::state::Simulator;
+use crate::state::faults::FaultName;
+
+/// Finds the exports in the vCenter's state.
+#[derive(Debug, Clone)]
+pub struct Exports(pub Simulator);
+
+impl ExportSource for Exports {
+    fn find(&self, name: &str) -> Option<Arc<dyn Export>> {
+        let mut parts = name.split('/');
+        let (vm, snapshot, key) = (parts.next()?, parts.next()?, parts.next()?.parse().ok()?);
+        let vcenter = self.0.lock();
+        if parts.next().is_some() || vcenter.faults.active(FaultName::NbdGone).is_some() {
+            return None;
+        }
+        let (owner, snapshot) = vcenter.snapshot(&MoRef::new("VirtualMachineSnapshot", snapshot))?;
+        let frozen = snapshot.disk(key).filter(|_| owner.reference.id == vm)?.frozen.clone()?;
+        let allocated = frozen.allocated();
+        Some(Arc::new(FrozenExport { frozen, allocated }))
+    }
+
+    fn names(&self) -> Vec<String> {
+        let vcenter = self.0.lock();
+        if vcenter.faults.active(FaultName::NbdGone).is_some() {
+            return Vec::new();
+        }
+        let snapshots = vcenter.vms.iter().flat_map(|vm| vm.snapshots.iter().map(move |one| (vm, one)));
+        let names = snapshots.flat_map(|(vm, snapshot)| {
+            let disks = snapshot.disks.iter().filter(|disk| disk.frozen.is_some());
+            disks.map(move |disk| format!("{}/{}/{}", vm.reference.id, snapshot.reference.id, disk.key))
+        });
+        names.collect()
+    }
+}
+
+struct FrozenExport {
+    frozen: Arc<Frozen>,
+    allocated: ExtentList,
+}
+
+impl Export for FrozenExport {
+    fn size(&self) -> ByteLen {
+        ByteLen(self.frozen.capacity())
+    }
+
+    fn read_at(&self, offset: GuestOffset, buffer: &mut [u8]) -> io::Result<()> {
+        self.frozen.read(offset.0, buffer).map_err(io_error)
+    }
+
+    fn allocation(&self, range: Extent) -> io::Result<Vec<AllocationExtent>> {
+        if !self.frozen.is_alive() {
+            return Err(io_error(DiskError::Released));
+        }
+        let wanted = ExtentList::checked(vec![range], self.size()).map_err(io::Error::other)?;
+        let mut runs = Vec::new();
+        let mut position = range.offset.0;
+        for data in self.allocated.intersection(&wanted).iter() {
+            if data.offset.0 > position {
+                runs.push(AllocationExtent::hole(ByteLen(data.offset.0 - position)));
+            }
+            runs.push(AllocationExtent::data(data.length));
+            position = data.end().0;
+        }
+        if position < range.end().0 {
+            runs.push(AllocationExtent::hole(ByteLen(range.end().0 - position)));
+        }
+        Ok(runs)
+    }
+}
+
+fn io_error(error: DiskError) -> io::Error {
+    io::Error::other(error)
+}
+
+/// The server's options, with the fault switches at work on every request.
+#[must_use]
+pub fn options(simulator: Simulator) -> ServerOptions {
+    let served = AtomicU64::new(0);
+    let hook = move |request: &Request| {
+        let mut vcenter = simulator.lock();
+        let faults = &mut vcenter.faults;
+        if faults.active(FaultName::NbdGone).is_some() {
+            return Fault::Fail(Errno::IO);
+        }
+        if request.command != Command::READ {
+            return Fault::None;
+        }
+        if let Some(limit) = faults.number(FaultName::DropNbd, 0) {
+            if served.load(Ordering::Relaxed) >= limit {
+                served.store(0, Ordering::Relaxed);
+                faults.count_down(FaultName::DropNbd);
+                return Fault::Disconnect;
+            }
+            served.fetch_add(request.extent.length.0, Ordering::Relaxed);
+        } else {
+            served.store(0, Ordering::Relaxed);
+        }
+        match faults.number(FaultName::NbdSlow, 50) {
+            Some(delay_ms) => Fault::Delay(Duration::from_millis(delay_ms)),
+            None => Fault::None,
+        }
+    };
+    ServerOptions { fault_hook: Some(Arc::new(hook)), ..ServerOptions::default() }
+}
