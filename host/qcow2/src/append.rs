@@ -196,4 +196,15 @@ mod tests {
         assert_eq!(appender.settled(), CLUSTER_SIZE);
         assert_eq!(appender.take().concat().len(), CLUSTER_BYTES);
     }
+
+    #[test]
+    fn what_waited_follows_the_cluster_it_waited_for() {
+        let mut appender = Appender::new();
+        appender.packed(&[1; 40_000]);
+        appender.whole(cluster(9));
+        appender.packed(&[2; 25_536]);
+        let file = appender.take().concat();
+        assert_eq!((file[0], file[40_000], file[CLUSTER_BYTES]), (1, 2, 9));
+        assert_eq!(file.len() as u64, appender.settled());
+    }
 }

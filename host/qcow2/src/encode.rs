@@ -132,16 +132,27 @@ mod tests {
         assert_eq!(encoder.encode(Bytes::new()), EncodedCluster::Zero);
     }
 
-    #[test]
-    fn what_does_not_shrink_stays_plain() {
+    fn noise(length: usize) -> Vec<u8> {
         let mut state = 1_u64;
-        let noise = std::iter::repeat_with(|| {
+        let bytes = std::iter::repeat_with(|| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             state.to_be_bytes()[0]
         });
-        let noise: Vec<u8> = noise.take(CLUSTER_BYTES).collect();
+        bytes.take(length).collect()
+    }
+
+    #[test]
+    fn what_does_not_shrink_stays_plain() {
         let mut encoder = ClusterEncoder::new(Compression::Zstd { level: 1 });
-        assert_eq!(encoder.encode(Bytes::from(noise.clone())), EncodedCluster::Plain(Bytes::from(noise)));
+        // The second would save about 300 bytes, less than a sector.
+        for saved in [0, 350] {
+            let mut bytes = noise(CLUSTER_BYTES - saved);
+            bytes.resize(CLUSTER_BYTES, 0);
+            assert_eq!(encoder.encode(Bytes::from(bytes.clone())), EncodedCluster::Plain(Bytes::from(bytes)));
+        }
+        let mut bytes = noise(CLUSTER_BYTES - 700);
+        bytes.resize(CLUSTER_BYTES, 0);
+        assert!(matches!(encoder.encode(Bytes::from(bytes)), EncodedCluster::Compressed(_)));
         assert!(matches!(encoder.encode(Bytes::from_static(b"text")), EncodedCluster::Compressed(_)));
     }
 }
