@@ -150,7 +150,7 @@ mod tests {
             bytes.resize(CLUSTER_BYTES, 0);
             assert_eq!(encoder.encode(Bytes::from(bytes.clone())), EncodedCluster::Plain(Bytes::from(bytes)));
         }
-        let mut bytes = noise(CLUSTER_BYTES - 700);
+        let mut bytes = noise(CLUSTER_BYTES - 3000);
         bytes.resize(CLUSTER_BYTES, 0);
         assert!(matches!(encoder.encode(Bytes::from(bytes)), EncodedCluster::Compressed(_)));
         assert!(matches!(encoder.encode(Bytes::from_static(b"text")), EncodedCluster::Compressed(_)));
