@@ -15,7 +15,8 @@ GUESTS   := $(notdir $(patsubst %/Cargo.toml,%,$(wildcard tests/guests/*/Cargo.t
 COMPONENTS      := $(PLUGINS:%=$(TARGET)/plugins/%.wasm)
 GUEST_COMPONENTS := $(GUESTS:%=$(TARGET)/guests/%.wasm)
 
-# The paths above are fixed: another target folder would be looked for in vain.
+# The paths above are fixed: another target folder would be looked for in vain. Components are built elsewhere, as
+# they may need another compiler (see `tidemark plugin build`).
 export CARGO_TARGET_DIR := $(CURDIR)/$(TARGET)
 unexport CARGO_BUILD_TARGET
 
@@ -55,7 +56,7 @@ guests: host $(GUEST_COMPONENTS)
 define component
 $(TARGET)/$(1)/$(2).wasm: $$(call sources,$(3)) $$(CONTRACT) | host
 	@mkdir -p $$(@D)
-	@$$(TIDEMARK) plugin build $(3) --out $$@
+	@CARGO_TARGET_DIR=$(CURDIR)/$(TARGET)/components $$(TIDEMARK) plugin build $(3) --out $$@
 endef
 $(foreach plugin,$(PLUGINS),$(eval $(call component,plugins,$(plugin),plugins/$(plugin))))
 $(foreach guest,$(GUESTS),$(eval $(call component,guests,$(guest),tests/guests/$(guest))))

@@ -35,13 +35,13 @@ fn a_killed_backup_leaves_nothing_and_the_chain_goes_on() -> Result<()> {
     for part in 0..8 {
         site.guest_writes(0, part * 8 * MIB, &bytes(Fill::Noise(part), 4 << 20))?;
     }
-    site.simulator.fault("slow-reads", Some("200"), 100_000)?;
+    site.simulator.fault("NbdSlow", Some("200"), 100_000)?;
     let job = site.submit_backup("incremental")?;
     wait_for("a partial object", LONG, || Ok((!site.stored(".partial")?.is_empty()).then_some(())))?;
     ensure!(site.simulator.snapshots(VM)?.len() == 1, "the backup reads from a snapshot");
 
     site.server = site.server.kill_and_restart()?;
-    site.simulator.fault("slow-reads", Some("0"), 0)?;
+    site.simulator.fault("NbdSlow", Some("0"), 0)?;
     let ended = site.ended_job(&job)?;
     ensure!(ended["status"] == "failed", "a job that died is not run again: {ended}");
     wait_for("the clean-up", LONG, || Ok(site.nothing_left_behind().ok()))?;

@@ -10,11 +10,11 @@ use crate::disks::{self, MIB};
 #[test]
 fn an_expired_session_is_survived() -> Result<()> {
     let site = Site::start(SiteOptions::default(), disks::two)?;
-    site.simulator.fault("not-authenticated", None, 1)?;
+    site.simulator.fault("NotAuthenticated", None, 1)?;
     site.backup("full")?;
     site.guest_writes(0, 8 * MIB, &bytes(Fill::Noise(6), 100_000))?;
     // In the middle of the loop over changed areas.
-    site.simulator.fault("not-authenticated", Some("QueryChangedDiskAreas"), 1)?;
+    site.simulator.fault("NotAuthenticated", Some("QueryChangedDiskAreas"), 1)?;
     let incremental = site.backup("incremental")?;
     ensure!(incremental.detail["backup_type"] == "incremental", "{incremental:?}");
     site.restores_to(&incremental, &site.freeze("now")?)?;
@@ -23,17 +23,17 @@ fn an_expired_session_is_survived() -> Result<()> {
 
 #[test]
 fn a_file_fault_becomes_a_full_with_its_reason() -> Result<()> {
-    forced_full("file-fault", "file-fault")
+    forced_full("FileFault", "file-fault")
 }
 
 #[test]
 fn an_invalid_argument_becomes_a_full_with_its_reason() -> Result<()> {
-    forced_full("invalid-argument", "invalid-argument")
+    forced_full("InvalidArgument", "invalid-argument")
 }
 
 #[test]
 fn a_foreign_change_id_becomes_a_full_with_its_reason() -> Result<()> {
-    forced_full("cbt-reset", "change-id-foreign")
+    forced_full("CbtReset", "change-id-foreign")
 }
 
 /// After `fault` the incremental that was asked for is a full that says why; the one after it is incremental.
@@ -66,7 +66,7 @@ fn pages_with_nothing_in_the_middle_end_nothing() -> Result<()> {
     for place in 0..40 {
         site.guest_writes(0, place * MIB, &bytes(Fill::Noise(place), 4096))?;
     }
-    site.simulator.fault("empty-pages", None, 100)?;
+    site.simulator.fault("EmptyPages", None, 100)?;
     let incremental = site.backup("incremental")?;
     ensure!(incremental.detail["backup_type"] == "incremental", "{incremental:?}");
     site.restores_to(&incremental, &site.freeze("now")?)?;
@@ -76,7 +76,7 @@ fn pages_with_nothing_in_the_middle_end_nothing() -> Result<()> {
 #[test]
 fn a_refused_quiesce_is_a_warning_and_not_a_failure() -> Result<()> {
     let site = Site::start(SiteOptions::default(), disks::two)?;
-    site.simulator.fault("quiesce", None, 1)?;
+    site.simulator.fault("ApplicationQuiesceFault", None, 1)?;
     let outcome = site.try_backup("full")?;
     ensure!(outcome.code == 0 || outcome.code == 3, "{outcome:?}");
     let id = site.backups()?[0]["backup_id"].as_str().context("a backup_id")?.to_owned();

@@ -181,3 +181,30 @@ fn partition_table(size: u64, kind: u8) -> Result<[u8; 512]> {
     sector[510..].copy_from_slice(&[0x55, 0xaa]);
     Ok(sector)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_go_in_and_come_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir(at("files")).unwrap();
+        fs::write(at("files/diary.txt"), "before").unwrap();
+        fs::write(at("new.txt"), "after").unwrap();
+
+        make_ext4(&at("ext4"), 24 << 20, &at("files")).unwrap();
+        remove_ext4(&at("ext4"), "diary.txt").unwrap();
+        put_ext4(&at("ext4"), &at("new.txt"), "diary.txt").unwrap();
+        check_ext4(&at("ext4")).unwrap();
+
+        make_ntfs(&at("ntfs"), 24 << 20).unwrap();
+        put_ntfs(&at("ntfs"), &at("files/diary.txt"), "diary.txt").unwrap();
+        put_ntfs(&at("ntfs"), &at("new.txt"), "diary.txt").unwrap();
+        make_disk(&at("disk"), 25 << 20, 7, &at("ntfs")).unwrap();
+        extract_partition(&at("disk"), &at("back")).unwrap();
+        crate::disk::identical(&at("ntfs"), &at("back")).unwrap();
+        assert_eq!(read_ntfs(&at("back"), "diary.txt").unwrap(), "after");
+    }
+}
