@@ -81,6 +81,24 @@ impl Frozen {
         self.blocks(self.map.iter().map(|slot| slot.is_allocated()))
     }
 
+    /// What a range inside the disk consists of: lengths in bytes, and whether each run is allocated.
+    #[must_use]
+    pub fn runs(&self, range: Extent) -> Vec<(ByteLen, bool)> {
+        let mut runs: Vec<(ByteLen, bool)> = Vec::new();
+        let mut position = range.offset.0;
+        while position < range.end().0 {
+            let index = usize::try_from(position / BLOCK_BYTES).unwrap_or(usize::MAX);
+            let allocated = self.map.get(index).is_some_and(|slot| slot.is_allocated());
+            let end = ((position / BLOCK_BYTES + 1) * BLOCK_BYTES).min(range.end().0);
+            match runs.last_mut() {
+                Some((length, last)) if *last == allocated => length.0 += end - position,
+                _ => runs.push((ByteLen(end - position), allocated)),
+            }
+            position = end;
+        }
+        runs
+    }
+
     /// What changed since an earlier moment, in whole blocks clipped to the capacity.
     ///
     /// # Errors

@@ -67,10 +67,10 @@ pub fn exists(vcenter: &Vcenter, of: &MoRef) -> bool {
 /// The value of a property of an existing object; `None` when it is unset.
 #[must_use]
 pub fn property(vcenter: &Vcenter, session: Option<&str>, of: &MoRef, name: &str) -> Option<Value> {
-    if schema().is_a(&of.kind, "ManagedEntity") {
-        if let Some(value) = entity_property(vcenter, of, name) {
-            return Some(value);
-        }
+    if schema().is_a(&of.kind, "ManagedEntity")
+        && let Some(value) = entity_property(vcenter, of, name)
+    {
+        return Some(value);
     }
     match of.kind.as_str() {
         "ServiceInstance" => service_instance::property(vcenter, name),

@@ -26,7 +26,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use super::http::{Answer, answer, plain, query, read_body, segments};
+use super::http::{Answer, Refusal, answer, query, read_body, segments};
 use crate::disk::{Disk, DiskError};
 use crate::soap::value::MoRef;
 use crate::state::faults::{FaultName, Times};
@@ -49,7 +49,7 @@ pub async fn serve(simulator: Simulator, listener: TcpListener) {
             let service = service_fn(|request| {
                 let simulator = simulator.clone();
                 async move {
-                    let answer = route(&simulator, request).await.unwrap_or_else(|refused| refused);
+                    let answer = route(&simulator, request).await.unwrap_or_else(Refusal::answer);
                     Ok::<_, std::convert::Infallible>(answer)
                 }
             });
@@ -58,7 +58,7 @@ pub async fn serve(simulator: Simulator, listener: TcpListener) {
     }
 }
 
-async fn route(simulator: &Simulator, request: Request<Incoming>) -> Result<Answer, Answer> {
+async fn route(simulator: &Simulator, request: Request<Incoming>) -> Result<Answer, Refusal> {
     let (method, uri) = (request.method().clone(), request.uri().clone());
     let path = segments(&uri);
     let path: Vec<&str> = path.iter().map(String::as_str).collect();
@@ -109,7 +109,7 @@ async fn route(simulator: &Simulator, request: Request<Incoming>) -> Result<Answ
             }
             Ok(done(&json!({"ended": keys.len()})))
         }
-        _ => Err(plain(StatusCode::NOT_FOUND, "there is no such control route")),
+        _ => Err(Refusal::new(StatusCode::NOT_FOUND, "there is no such control route")),
     }
 }
 
@@ -117,11 +117,11 @@ fn done(value: &Value) -> Answer {
     answer(StatusCode::OK, "application/json", value.to_string())
 }
 
-fn bad(why: &str) -> Answer {
-    plain(StatusCode::BAD_REQUEST, why)
+fn bad(why: &str) -> Refusal {
+    Refusal::new(StatusCode::BAD_REQUEST, why)
 }
 
-fn refused(error: &DiskError) -> Answer {
+fn refused(error: &DiskError) -> Refusal {
     let mut text = error.to_string();
     if let Some(source) = std::error::Error::source(error) {
         text = format!("{text}: {source}");
@@ -131,32 +131,35 @@ fn refused(error: &DiskError) -> Answer {
     } else {
         StatusCode::CONFLICT
     };
-    plain(status, text)
+    Refusal::new(status, text)
 }
 
-fn number(uri: &Uri, name: &str) -> Result<u64, Answer> {
+fn number(uri: &Uri, name: &str) -> Result<u64, Refusal> {
     let value = query(uri, name).and_then(|text| text.parse().ok());
     value.ok_or_else(|| bad(&format!("the parameter {name} is a number of bytes")))
 }
 
-fn find_vm<'a>(vcenter: &'a Vcenter, name: &str) -> Result<&'a Vm, Answer> {
-    vcenter.vm_named(name).ok_or_else(|| plain(StatusCode::NOT_FOUND, format!("there is no VM {name}")))
+fn find_vm<'a>(vcenter: &'a Vcenter, name: &str) -> Result<&'a Vm, Refusal> {
+    vcenter
+        .vm_named(name)
+        .ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, format!("there is no VM {name}")))
 }
 
-fn find_disk(vcenter: &Vcenter, vm: &str, disk: &str) -> Result<Arc<Disk>, Answer> {
+fn find_disk(vcenter: &Vcenter, vm: &str, disk: &str) -> Result<Arc<Disk>, Refusal> {
     let found = find_vm(vcenter, vm)?.disks.get(disk.parse::<usize>().unwrap_or(usize::MAX));
-    let found = found.ok_or_else(|| plain(StatusCode::NOT_FOUND, format!("{vm} has no disk {disk}")))?;
+    let found =
+        found.ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, format!("{vm} has no disk {disk}")))?;
     Ok(Arc::clone(&found.disk))
 }
 
-fn frozen(vcenter: &Vcenter, vm: &str, disk: &str, snapshot: &str) -> Result<Answer, Answer> {
+fn frozen(vcenter: &Vcenter, vm: &str, disk: &str, snapshot: &str) -> Result<Answer, Refusal> {
     let owner = find_vm(vcenter, vm)?;
     let key = owner.disks.get(disk.parse::<usize>().unwrap_or(usize::MAX)).map(|disk| disk.key);
     // By moref or by name, whichever the test has at hand.
     let by_name = owner.snapshots.iter().rev().find(|one| one.name == snapshot);
     let found = owner.snapshot(&MoRef::new("VirtualMachineSnapshot", snapshot)).or(by_name);
     let found = found.and_then(|found| found.disk(key?)).and_then(|disk| disk.frozen.clone());
-    let content = found.ok_or_else(|| plain(StatusCode::NOT_FOUND, "there is no such frozen disk"))?;
+    let content = found.ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, "there is no such frozen disk"))?;
     Ok(streamed(content.capacity(), move |offset, buffer: &mut [u8]| content.read(offset, buffer).is_ok()))
 }
 
@@ -220,7 +223,7 @@ fn faults(vcenter: &Vcenter) -> Value {
     json!({"faults": set.collect::<Vec<_>>()})
 }
 
-fn set_fault(simulator: &Simulator, asked: &Value) -> Result<Answer, Answer> {
+fn set_fault(simulator: &Simulator, asked: &Value) -> Result<Answer, Refusal> {
     let name = asked.get("name").and_then(Value::as_str).unwrap_or_default();
     let fault = FaultName::parse(name).ok_or_else(|| bad(&format!("there is no fault switch {name:?}")))?;
     let arg = match asked.get("arg") {
@@ -237,6 +240,6 @@ fn set_fault(simulator: &Simulator, asked: &Value) -> Result<Answer, Answer> {
             None => return Err(bad("times is a count, -1 or \"always\"")),
         },
     };
-    simulator.set_fault(fault, arg, times).map_err(|why| plain(StatusCode::CONFLICT, why))?;
+    simulator.set_fault(fault, arg, times).map_err(|why| Refusal::new(StatusCode::CONFLICT, why))?;
     Ok(done(&faults(&simulator.lock())))
 }

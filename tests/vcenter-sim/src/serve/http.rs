@@ -15,6 +15,25 @@ pub(super) type AnswerBody = UnsyncBoxBody<Bytes, Infallible>;
 /// An answer.
 pub(super) type Answer = Response<AnswerBody>;
 
+/// A request that is refused, with the reason in plain words.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    status: StatusCode,
+    text: String,
+}
+
+impl Refusal {
+    /// A refusal.
+    pub(super) fn new(status: StatusCode, text: impl Into<String>) -> Self {
+        Self { status, text: text.into() }
+    }
+
+    /// Its answer.
+    pub(super) fn answer(self) -> Answer {
+        plain(self.status, self.text)
+    }
+}
+
 /// An answer with a whole body.
 pub(super) fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
     let mut answer = Response::new(Full::new(body.into()).boxed_unsync());
@@ -29,13 +48,13 @@ pub(super) fn plain(status: StatusCode, text: impl Into<String>) -> Answer {
 }
 
 /// Reads a whole body of at most `limit` bytes.
-pub(super) async fn read_body(body: Incoming, limit: usize) -> Result<Bytes, Answer> {
+pub(super) async fn read_body(body: Incoming, limit: usize) -> Result<Bytes, Refusal> {
     if body.size_hint().lower() > limit as u64 {
-        return Err(plain(StatusCode::PAYLOAD_TOO_LARGE, format!("at most {limit} bytes")));
+        return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, format!("at most {limit} bytes")));
     }
     match Limited::new(body, limit).collect().await {
         Ok(body) => Ok(body.to_bytes()),
-        Err(error) => Err(plain(StatusCode::BAD_REQUEST, format!("the body cannot be read: {error}"))),
+        Err(error) => Err(Refusal::new(StatusCode::BAD_REQUEST, format!("the body cannot be read: {error}"))),
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tidemark_model::{ByteLen, Extent, ExtentList, GuestOffset};
+use tidemark_model::{ByteLen, Extent, GuestOffset};
 use tidemark_nbd::{AllocationExtent, Command, Errno, Export, ExportSource, Fault, Request, ServerOptions};
 
 use crate::disk::{DiskError, Frozen};
@@ -27,8 +27,7 @@ impl ExportSource for Exports {
         }
         let (owner, snapshot) = vcenter.snapshot(&MoRef::new("VirtualMachineSnapshot", snapshot))?;
         let frozen = snapshot.disk(key).filter(|_| owner.reference.id == vm)?.frozen.clone()?;
-        let allocated = frozen.allocated();
-        Some(Arc::new(FrozenExport { frozen, allocated }))
+        Some(Arc::new(FrozenExport(frozen)))
     }
 
     fn names(&self) -> Vec<String> {
@@ -45,38 +44,26 @@ impl ExportSource for Exports {
     }
 }
 
-struct FrozenExport {
-    frozen: Arc<Frozen>,
-    allocated: ExtentList,
-}
+struct FrozenExport(Arc<Frozen>);
 
 impl Export for FrozenExport {
     fn size(&self) -> ByteLen {
-        ByteLen(self.frozen.capacity())
+        ByteLen(self.0.capacity())
     }
 
     fn read_at(&self, offset: GuestOffset, buffer: &mut [u8]) -> io::Result<()> {
-        self.frozen.read(offset.0, buffer).map_err(io_error)
+        self.0.read(offset.0, buffer).map_err(io_error)
     }
 
     fn allocation(&self, range: Extent) -> io::Result<Vec<AllocationExtent>> {
-        if !self.frozen.is_alive() {
+        if !self.0.is_alive() {
             return Err(io_error(DiskError::Released));
         }
-        let wanted = ExtentList::checked(vec![range], self.size()).map_err(io::Error::other)?;
-        let mut runs = Vec::new();
-        let mut position = range.offset.0;
-        for data in self.allocated.intersection(&wanted).iter() {
-            if data.offset.0 > position {
-                runs.push(AllocationExtent::hole(ByteLen(data.offset.0 - position)));
-            }
-            runs.push(AllocationExtent::data(data.length));
-            position = data.end().0;
-        }
-        if position < range.end().0 {
-            runs.push(AllocationExtent::hole(ByteLen(range.end().0 - position)));
-        }
-        Ok(runs)
+        let run = |(length, allocated)| match allocated {
+            true => AllocationExtent::data(length),
+            false => AllocationExtent::hole(length),
+        };
+        Ok(self.0.runs(range).into_iter().map(run).collect())
     }
 }
 

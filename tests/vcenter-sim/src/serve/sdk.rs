@@ -27,7 +27,7 @@ pub(super) async fn post(simulator: &Simulator, request: Request<Incoming>) -> R
     let cookie = session_cookie(request.headers());
     let body = match read_body(request.into_body(), LARGEST_REQUEST).await {
         Ok(body) => body,
-        Err(answer) => return Ok(answer),
+        Err(refusal) => return Ok(refusal.answer()),
     };
     let slow = simulator.lock().faults.number(FaultName::SlowAnswers, 500);
     if let Some(delay_ms) = slow {

@@ -146,7 +146,6 @@ impl Simulator {
     }
 
     /// The state, locked.
-    #[must_use]
     pub fn lock(&self) -> MutexGuard<'_, Vcenter> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -50,10 +50,10 @@ fn files_above(vm: &Vm, snapshot: Option<&Snapshot>, disk: &VmDisk) -> Vec<Strin
     let mut files: Vec<String> = Vec::new();
     let mut at = snapshot;
     while let Some(snapshot) = at {
-        if let Some(frozen) = snapshot.disk(disk.key) {
-            if files.last() != Some(&frozen.file) {
-                files.push(frozen.file.clone());
-            }
+        if let Some(frozen) = snapshot.disk(disk.key)
+            && files.last() != Some(&frozen.file)
+        {
+            files.push(frozen.file.clone());
         }
         at = snapshot.parent.as_ref().and_then(|parent| vm.snapshot(parent));
     }
