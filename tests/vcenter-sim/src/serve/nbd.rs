@@ -2,7 +2,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tidemark_model::{ByteLen, Extent, GuestOffset};
@@ -74,7 +73,6 @@ fn io_error(error: DiskError) -> io::Error {
 /// The server's options, with the fault switches at work on every request.
 #[must_use]
 pub fn options(simulator: Simulator) -> ServerOptions {
-    let served = AtomicU64::new(0);
     let hook = move |request: &Request| {
         let mut vcenter = simulator.lock();
         let faults = &mut vcenter.faults;
@@ -84,15 +82,8 @@ pub fn options(simulator: Simulator) -> ServerOptions {
         if request.command != Command::READ {
             return Fault::None;
         }
-        if let Some(limit) = faults.number(FaultName::DropNbd, 0) {
-            if served.load(Ordering::Relaxed) >= limit {
-                served.store(0, Ordering::Relaxed);
-                faults.count_down(FaultName::DropNbd);
-                return Fault::Disconnect;
-            }
-            served.fetch_add(request.extent.length.0, Ordering::Relaxed);
-        } else {
-            served.store(0, Ordering::Relaxed);
+        if faults.strikes_after(FaultName::DropNbd, request.extent.length.0) {
+            return Fault::Disconnect;
         }
         match faults.number(FaultName::NbdSlow, 50) {
             Some(delay_ms) => Fault::Delay(Duration::from_millis(delay_ms)),

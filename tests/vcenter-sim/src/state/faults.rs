@@ -131,6 +131,7 @@ pub struct Switch {
     /// How often it will still strike.
     pub times: Times,
     seen: u32,
+    spent_bytes: u64,
 }
 
 /// All switches that are set, at most one a name.
@@ -143,7 +144,7 @@ impl FaultSwitches {
         self.0.retain(|switch| switch.name != name);
         let times = times.unwrap_or(if name.lasts() { Times::Always } else { Times::Count(1) });
         if times != Times::Count(0) {
-            self.0.push(Switch { name, arg, times, seen: 0 });
+            self.0.push(Switch { name, arg, times, seen: 0, spent_bytes: 0 });
         }
     }
 
@@ -191,6 +192,21 @@ impl FaultSwitches {
         true
     }
 
+    /// Whether a fault whose argument is a number of bytes strikes a transfer of `bytes` more; it counts them anew
+    /// after each strike.
+    pub fn strikes_after(&mut self, name: FaultName, bytes: u64) -> bool {
+        let limit = self.number(name, 0);
+        let switch = self.0.iter_mut().find(|switch| switch.name == name);
+        let (Some(limit), Some(switch)) = (limit, switch) else { return false };
+        if switch.spent_bytes < limit {
+            switch.spent_bytes += bytes;
+            return false;
+        }
+        switch.spent_bytes = 0;
+        self.count_down(name);
+        true
+    }
+
     /// Takes one strike from a switch.
     pub fn count_down(&mut self, name: FaultName) {
         for switch in self.0.iter_mut().filter(|switch| switch.name == name) {
@@ -228,6 +244,14 @@ mod tests {
             (0..4).map(|_| faults.strikes(FaultName::FileFault, "QueryChangedDiskAreas")).collect();
         assert_eq!(struck, [false, true, true, false]);
         assert!(!faults.strikes(FaultName::FileFault, "Login"));
+    }
+
+    #[test]
+    fn a_limit_in_bytes_counts_anew_after_each_strike() {
+        let mut faults = FaultSwitches::default();
+        faults.set(FaultName::DropNbd, Some("100".into()), Some(Times::Always));
+        let struck: Vec<bool> = (0..6).map(|_| faults.strikes_after(FaultName::DropNbd, 60)).collect();
+        assert_eq!(struck, [false, false, true, false, false, true]);
     }
 
     #[test]
