@@ -43,6 +43,15 @@ pub(super) struct Dialer {
 }
 
 impl Dialer {
+    /// Opens one beside the first. A server may allow several and still have no room for this one (`qemu-nbd -e`):
+    /// then it leaves us in its queue, which is not worth the whole of the patience.
+    pub(super) async fn dial_further(&self) -> Result<Connection> {
+        const PATIENCE: Duration = Duration::from_secs(3);
+        tokio::time::timeout(PATIENCE, self.dial(false))
+            .await
+            .unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, "the server left the connection waiting")))
+    }
+
     /// Opens one; only the first lane asks for contexts, and with them for structured replies.
     pub(super) async fn dial(&self, with_contexts: bool) -> Result<Connection> {
         let contexts = if with_contexts { self.options.contexts.as_slice() } else { &[] };

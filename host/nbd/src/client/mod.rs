@@ -101,7 +101,7 @@ impl Client {
         let multi_conn = first.flags.contains(TransmissionFlags::CAN_MULTI_CONN);
         let further = if multi_conn { dialer.options.connections.saturating_sub(1) } else { 0 };
         let mut connections = Vec::with_capacity(further);
-        for dialled in join_all((0..further).map(|_| dialer.dial(false))).await {
+        for dialled in join_all((0..further).map(|_| dialer.dial_further())).await {
             match dialled {
                 Ok(connection) => {
                     lane::check_sibling(&first, &connection)?;

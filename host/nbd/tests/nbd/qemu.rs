@@ -133,6 +133,8 @@ async fn a_dirty_bitmap_and_the_allocation_side_by_side() {
     options.contexts = [bitmap, "base:allocation", "qemu:dirty-bitmap:other"].map(str::to_owned).into();
     let client = Client::connect(options).await.unwrap();
     assert_eq!(client.info().contexts, [bitmap, "base:allocation"]);
+    // Four were wanted, but the server has room for two.
+    assert_eq!(client.info().connections, 2);
 
     let dirty = client.block_status(bitmap, extent(0, 64 * MIB)).await.unwrap();
     let k64 = 64 << 10;
