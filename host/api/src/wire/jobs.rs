@@ -112,12 +112,18 @@ impl From<&Job> for JobEntry {
     }
 }
 
+/// A result's `warnings`, and what an import passed over.
 fn warnings_of(result: Option<&Value>) -> Vec<String> {
-    let Some(Value::Array(warnings)) = result.and_then(|result| result.get("warnings")) else {
-        return Vec::new();
-    };
-    let words = |warning: &Value| warning.as_str().map_or_else(|| warning.to_string(), str::to_owned);
-    warnings.iter().map(words).collect()
+    let list =
+        |key: &str| result.and_then(|result| result.get(key)).and_then(Value::as_array).into_iter().flatten();
+    let word = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).map(str::to_owned);
+    let skipped = list("skipped").map(|entry| match (word(entry, "manifest"), word(entry, "reason")) {
+        (Some(manifest), Some(reason)) => format!("{manifest} was not imported: {reason}"),
+        _ => entry.to_string(),
+    });
+    let said =
+        list("warnings").map(|warning| warning.as_str().map_or_else(|| warning.to_string(), str::to_owned));
+    said.chain(skipped).collect()
 }
 
 /// What a restored disk looks like.
@@ -184,4 +190,20 @@ pub struct VerifyBackup {
     /// `full` where not given.
     #[serde(default)]
     pub level: VerifyDepth,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_was_passed_over_is_a_warning() {
+        let result =
+            json!({ "warnings": ["w"], "skipped": [{ "manifest": "a/b.json", "reason": "damaged" }] });
+        assert_eq!(warnings_of(Some(&result)), ["w", "a/b.json was not imported: damaged"]);
+        assert!(warnings_of(Some(&json!({ "imported": 3 }))).is_empty());
+        assert!(warnings_of(None).is_empty());
+    }
 }

@@ -1,0 +1,487 @@
+//! The command line: nouns and verbs, their arguments and their help. Nothing is done here.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Back up virtual machines as plain QCOW2, and get them back.
+#[derive(Debug, Parser)]
+#[command(name = "tidemark", version, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) noun: Noun,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// Print one JSON document (or JSON lines for streams) on standard output
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// The server
+    #[arg(
+        long,
+        global = true,
+        env = "TIDEMARK_URL",
+        default_value = "http://127.0.0.1:8082",
+        value_name = "URL"
+    )]
+    pub(crate) url: String,
+    /// The access token; by default the one a server of this user on this machine wrote
+    #[arg(long, global = true, env = "TIDEMARK_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub(crate) token: Option<String>,
+    /// Trust only the authorities in this PEM file for an https server
+    #[arg(long, global = true, env = "TIDEMARK_CA", value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Noun {
+    /// Run the server
+    Serve(ServeArgs),
+    /// Plugins: what talks to hypervisors and stores
+    #[command(subcommand)]
+    Plugin(PluginVerb),
+    /// Connections to hypervisors
+    #[command(subcommand)]
+    Connector(ConnectorVerb),
+    /// Places where backups are kept
+    #[command(subcommand)]
+    Repository(RepositoryVerb),
+    /// Virtual machines under protection
+    #[command(subcommand)]
+    Vm(VmVerb),
+    /// Backups
+    #[command(subcommand)]
+    Backup(BackupVerb),
+    /// Getting data back
+    #[command(subcommand)]
+    Restore(RestoreVerb),
+    /// What runs and what ran
+    #[command(subcommand)]
+    Job(JobVerb),
+    /// Access tokens
+    #[command(subcommand)]
+    Token(TokenVerb),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// Where the catalog, keys, tokens and plugins are kept
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// The address to listen on [default: 127.0.0.1:8082]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Option<std::net::SocketAddr>,
+    /// The catalog [default: an embedded one in the data folder]
+    #[arg(long, value_name = "sqlite://…|postgres://…")]
+    pub(crate) database_url: Option<String>,
+    /// First-party plugins to install [default: ../plugins beside the binary, then /usr/share/tidemark/plugins]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) plugins: Option<PathBuf>,
+    /// A TOML file with the same keys and a table [limits]; arguments win
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The server's certificate chain in PEM; turns TLS on
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// The certificate's private key in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// What to log, for example `debug` or `info,tidemark_engine=debug` [default: RUST_LOG, else info]
+    #[arg(long, value_name = "FILTER")]
+    pub(crate) log: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PluginVerb {
+    /// Installed versions
+    List,
+    /// Install a component
+    Install {
+        /// The component
+        file: PathBuf,
+    },
+    /// Make new jobs use a version
+    Activate {
+        /// The plugin
+        name: String,
+        /// The version
+        version: String,
+    },
+    /// Return to the version that was active before
+    Rollback {
+        /// The plugin
+        name: String,
+    },
+    /// Give a plugin a capability
+    Grant {
+        /// The plugin
+        name: String,
+        /// For example http:HOST:PORT, nbd:HOST:PORT or path:/folder
+        capability: String,
+        /// Take it away instead
+        #[arg(long)]
+        revoke: bool,
+    },
+    /// Show an installed plugin, or look into a component file
+    Inspect {
+        /// A file where there is one of this name, else an installed plugin
+        name_or_file: String,
+    },
+    /// Remove a version
+    Remove {
+        /// The plugin
+        name: String,
+        /// The version
+        version: String,
+    },
+    /// Build a plugin from its source; needs no server
+    Build {
+        /// The folder with plugin.toml
+        #[arg(default_value = ".")]
+        dir: PathBuf,
+        /// The component to write
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+}
+
+/// What a connector and a repository are made of.
+#[derive(Debug, Args)]
+pub(crate) struct ConnectionArgs {
+    /// A name for it
+    pub(crate) name: String,
+    /// The plugin that serves it
+    #[arg(long)]
+    pub(crate) plugin: String,
+    /// A setting
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = parse_setting)]
+    pub(crate) settings: Vec<(String, String)>,
+    /// A secret, read from a file (`-` is standard input)
+    #[arg(long = "secret", value_name = "KEY=@FILE", value_parser = parse_secret)]
+    pub(crate) secrets: Vec<(String, PathBuf)>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConnectorVerb {
+    /// Add a connection
+    Add(ConnectionArgs),
+    /// The connections
+    List,
+    /// Log in and say what stands in the way of backups
+    Test {
+        /// Name or id
+        name: String,
+    },
+    /// List the hypervisor's VMs
+    Discover {
+        /// Name or id
+        name: String,
+    },
+    /// Remove an unused connection
+    Remove {
+        /// Name or id
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RepositoryVerb {
+    /// Add a repository
+    Add(ConnectionArgs),
+    /// The repositories
+    List,
+    /// One repository
+    Show {
+        /// Name or id
+        name: String,
+    },
+    /// Rebuild the catalog from the repository's manifests
+    Import {
+        /// Name or id
+        name: String,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Forget a repository that holds no known backup; deletes nothing in it
+    Remove {
+        /// Name or id
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum VmVerb {
+    /// The VMs under protection
+    List,
+    /// Put VMs under protection
+    Add {
+        /// The connector that has them
+        connector: String,
+        /// Names or the hypervisor's keys
+        #[arg(required = true)]
+        vms: Vec<String>,
+    },
+    /// One VM
+    Show {
+        /// Name or id
+        vm: String,
+    },
+    /// End the protection of a VM without backups
+    Remove {
+        /// Name or id
+        vm: String,
+    },
+}
+
+/// Whether to wait for a job.
+#[derive(Debug, Args)]
+pub(crate) struct Wait {
+    /// Do not wait for the job's end
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+}
+
+/// Which backup to make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TypeArg {
+    /// Everything that is allocated
+    Full,
+    /// What changed since the last backup
+    Incremental,
+    /// Whichever is right
+    Auto,
+}
+
+/// How thoroughly to verify.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LevelArg {
+    /// Present, sizes, structure
+    Quick,
+    /// All stored bytes
+    Full,
+    /// The guest's view through the chain
+    Deep,
+}
+
+/// What a restored disk looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FormatArg {
+    /// The disk's bytes, sparse
+    Raw,
+    /// One QCOW2 image that stands alone
+    Qcow2,
+}
+
+/// What a token allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RoleArg {
+    /// Everything
+    Admin,
+    /// Reads and runs jobs
+    Operator,
+    /// Reads
+    Viewer,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BackupVerb {
+    /// Back a VM up
+    Run {
+        /// Name or id
+        vm: String,
+        /// Where to
+        #[arg(long, short)]
+        repository: String,
+        /// Which kind
+        #[arg(long = "type", value_enum, default_value_t = TypeArg::Auto)]
+        backup_type: TypeArg,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// The backups, newest first
+    List {
+        /// Only of this VM
+        #[arg(long)]
+        vm: Option<String>,
+    },
+    /// One backup with its disks
+    Show {
+        /// The backup
+        id: String,
+    },
+    /// A VM's newest full and its incrementals in order
+    Chain {
+        /// Name or id
+        vm: String,
+    },
+    /// Compare what is stored with what was recorded
+    Verify {
+        /// The backup
+        id: String,
+        /// How thoroughly
+        #[arg(long, value_enum, default_value_t = LevelArg::Full)]
+        level: LevelArg,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Keep a backup whatever a policy says
+    Pin {
+        /// The backup
+        id: String,
+    },
+    /// Leave a backup to the policies again
+    Unpin {
+        /// The backup
+        id: String,
+    },
+    /// Delete a backup that no other one needs
+    Delete {
+        /// The backup
+        id: String,
+        #[command(flatten)]
+        wait: Wait,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RestoreVerb {
+    /// Restore one disk to a new file on the server's machine
+    Disk {
+        /// The backup
+        id: String,
+        /// Which disk, from 0
+        #[arg(long, value_name = "N")]
+        disk: u32,
+        /// The file; it must not exist
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
+        /// Its format
+        #[arg(long, value_enum, default_value_t = FormatArg::Raw)]
+        format: FormatArg,
+        #[command(flatten)]
+        wait: Wait,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum JobVerb {
+    /// Jobs, newest first
+    List {
+        /// At most so many
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        limit: u32,
+        /// Only queued, running, succeeded, failed or cancelled ones
+        #[arg(long)]
+        status: Option<String>,
+    },
+    /// One job
+    Show {
+        /// The job
+        id: String,
+    },
+    /// Follow a job to its end
+    Watch {
+        /// The job
+        id: String,
+    },
+    /// Ask a job to end and to undo what it has begun
+    Cancel {
+        /// The job
+        id: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenVerb {
+    /// Make a token; its secret is shown this once
+    Create {
+        /// A name for it
+        name: String,
+        /// What it allows
+        #[arg(long, value_enum)]
+        role: RoleArg,
+    },
+    /// The tokens without their secrets
+    List,
+    /// Make a token useless
+    Revoke {
+        /// Name or id
+        name: String,
+    },
+}
+
+fn parse_setting(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("expected KEY=VALUE".to_owned()),
+    }
+}
+
+/// Only from files: arguments are visible to every user of the machine.
+fn parse_secret(text: &str) -> Result<(String, PathBuf), String> {
+    let (key, value) = parse_setting(text).map_err(|_| "expected KEY=@FILE".to_owned())?;
+    match value.strip_prefix('@') {
+        Some(file) if !file.is_empty() => Ok((key, PathBuf::from(file))),
+        _ => Err("secrets are read from files: KEY=@FILE, or KEY=@- for standard input".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_declarations_are_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_contracted_line_is_understood() {
+        for line in [
+            "tidemark serve --data-dir /d --listen 127.0.0.1:0 --database-url postgres:///t --config /c.toml",
+            "tidemark plugin list",
+            "tidemark plugin grant vcenter http:vc:443",
+            "tidemark plugin build",
+            "tidemark plugin build plugins/local --out /tmp/x.wasm --json",
+            "tidemark connector add a --plugin vcenter --set host=vc --set port=1 --secret password=@/p",
+            "tidemark repository import main --no-wait",
+            "tidemark vm add a vm1 vm2",
+            "tidemark backup run web01 --repository main --type incremental --no-wait --json",
+            "tidemark backup list --vm web01",
+            "tidemark backup verify 1 --level deep",
+            "tidemark restore disk 1 --disk 0 --to /x --format qcow2",
+            "tidemark job watch 1 --json",
+            "tidemark token create ci --role viewer",
+        ] {
+            assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
+        }
+    }
+
+    #[test]
+    fn wrong_usage_ends_with_2() {
+        for line in [
+            "tidemark backup run",
+            "tidemark dance",
+            "tidemark vm add a",
+            "tidemark connector add a --plugin p --secret password=hunter2",
+            "tidemark connector add a --plugin p --set host",
+            "tidemark restore disk 1 --to /x",
+            "tidemark serve --data-dir /d --tls-cert /c",
+            "tidemark backup run a --repository b --type sideways",
+        ] {
+            let error = parse(line).err().unwrap_or_else(|| panic!("{line} was understood"));
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+        assert_eq!(parse("tidemark --help").unwrap_err().exit_code(), 0);
+    }
+}

@@ -1,0 +1,193 @@
+//! `tidemark backup`
+
+use anyhow::Result;
+use tidemark_api::wire::{
+    BackupChain, BackupDetail, BackupList, BackupSummary, JobEntry, RequestedBackupType, StartBackup,
+    StartedBackup, VerifyBackup, VerifyDepth,
+};
+
+use super::finish;
+use crate::args::{BackupVerb, LevelArg, TypeArg, Wait};
+use crate::client::{Client, escape};
+use crate::output::{Ended, Output, Table, fields, moment, or_dash, size, yes_no};
+use crate::watch::{Style, conclude, follow};
+
+impl From<TypeArg> for RequestedBackupType {
+    fn from(arg: TypeArg) -> Self {
+        match arg {
+            TypeArg::Full => Self::Full,
+            TypeArg::Incremental => Self::Incremental,
+            TypeArg::Auto => Self::Auto,
+        }
+    }
+}
+
+impl From<LevelArg> for VerifyDepth {
+    fn from(arg: LevelArg) -> Self {
+        match arg {
+            LevelArg::Quick => Self::Quick,
+            LevelArg::Full => Self::Full,
+            LevelArg::Deep => Self::Deep,
+        }
+    }
+}
+
+pub(crate) fn run(verb: BackupVerb, client: &Client, output: &Output) -> Result<Ended> {
+    match verb {
+        BackupVerb::Run { vm, repository, backup_type, wait } => {
+            let order =
+                StartBackup { vm_name: vm, repository_id: repository, backup_type: backup_type.into() };
+            return back_up(client, output, &order, &wait);
+        }
+        BackupVerb::List { vm } => {
+            let filter = vm.map(|vm| format!("?vm_name={}", escape(&vm))).unwrap_or_default();
+            let list = client.list(&format!("/api/v1/backups{filter}"), "backups")?;
+            output.document(list, |list: BackupList| table(list.backups))?;
+        }
+        BackupVerb::Show { id } => {
+            let shown = client.get(&format!("/api/v1/backups/{}", escape(&id)))?;
+            output.document(shown, |backup: BackupDetail| show(&backup))?;
+        }
+        BackupVerb::Chain { vm } => {
+            let chain = client.get(&format!("/api/v1/backups/chain/{}", escape(&vm)))?;
+            output.document(chain, |chain: BackupChain| table(chain.backups))?;
+        }
+        BackupVerb::Verify { id, level, wait } => {
+            let path = format!("/api/v1/backups/{}/actions/verify", escape(&id));
+            let accepted = client.post(&path, &VerifyBackup { level: level.into() })?;
+            return finish(client, output, accepted, &wait, verified);
+        }
+        BackupVerb::Pin { id } => pin(client, output, &id, "pin")?,
+        BackupVerb::Unpin { id } => pin(client, output, &id, "unpin")?,
+        BackupVerb::Delete { id, wait } => {
+            let accepted = client.delete(&format!("/api/v1/backups/{}", escape(&id)))?;
+            return finish(client, output, accepted, &wait, |_| format!("backup {id} is deleted"));
+        }
+    }
+    Ok(Ended::Done)
+}
+
+/// Ends with the backup's own document: it also tells of one that failed.
+fn back_up(client: &Client, output: &Output, order: &StartBackup, wait: &Wait) -> Result<Ended> {
+    let document = client.post("/api/v1/backups", order)?;
+    let started: StartedBackup = serde_json::from_value(document.clone())?;
+    if wait.no_wait {
+        output.document(document, |started: StartedBackup| started.message)?;
+        return Ok(Ended::Done);
+    }
+    let (job, _) = follow(client, output, &started.job_id, Style::Progress)?;
+    let ended = conclude(output, &job);
+    if output.is_json() || ended != Ended::Failed {
+        let made = client.get(&format!("/api/v1/backups/{}", escape(&started.backup_id)))?;
+        output.document(made, |backup: BackupDetail| show(&backup))?;
+    }
+    Ok(ended)
+}
+
+fn pin(client: &Client, output: &Output, id: &str, verb: &str) -> Result<()> {
+    let changed = client.act(&format!("/api/v1/backups/{}/actions/{verb}", escape(id)))?;
+    output.document(changed, |backup: BackupDetail| {
+        let state = if backup.summary.pinned { "pinned" } else { "not pinned any more" };
+        format!("backup {} is {state}", backup.summary.backup_id)
+    })
+}
+
+fn table(backups: Vec<BackupSummary>) -> String {
+    let mut table = Table::new(&[
+        "BACKUP", "VM", "TYPE", "STATUS", "SNAPSHOT", "DISKS", "READ", "STORED", "PINNED", "REASON",
+    ]);
+    for backup in backups {
+        table.row([
+            backup.backup_id,
+            backup.vm_name,
+            backup.backup_type,
+            backup.status,
+            moment(&backup.created_at),
+            backup.disks_count.to_string(),
+            size(backup.read_bytes),
+            size(backup.stored_bytes),
+            yes_no(backup.pinned),
+            backup.reason_code,
+        ]);
+    }
+    table.render("no backups")
+}
+
+fn show(backup: &BackupDetail) -> String {
+    let summary = &backup.summary;
+    let seconds = |ms: i64| format!("{}.{} s", ms / 1000, ms % 1000 / 100);
+    let mut shown = fields(&[
+        ("backup", summary.backup_id.clone()),
+        ("VM", format!("{} ({})", summary.vm_name, summary.vm_id)),
+        ("type", summary.backup_type.clone()),
+        ("reason", or_dash(Some(summary.reason.clone()))),
+        ("status", summary.status.clone()),
+        ("snapshot", moment(&summary.created_at)),
+        ("took", or_dash(backup.duration_ms.map(seconds))),
+        ("parent", or_dash(summary.parent_backup_id.clone())),
+        ("read", size(summary.read_bytes)),
+        ("skipped", size(summary.skipped_bytes)),
+        ("stored", size(summary.stored_bytes)),
+        ("pinned", yes_no(summary.pinned)),
+        ("verified", or_dash(summary.verified_at.as_deref().map(moment))),
+        ("manifest", or_dash(backup.manifest_path.clone())),
+        ("job", or_dash(backup.job_id.clone())),
+    ]);
+    for warning in &backup.warnings {
+        shown.push_str(&format!("warning   {warning}\n"));
+    }
+    if let Some(error) = &backup.error {
+        shown.push_str(&format!("error     {}\n", error["message"].as_str().unwrap_or_default()));
+    }
+    if backup.disks.is_empty() {
+        return shown;
+    }
+    let mut table = Table::new(&["DISK", "LABEL", "SIZE", "READ", "SKIPPED", "STORED", "RATE", "IMAGE"]);
+    for disk in &backup.disks {
+        table.row([
+            disk.disk_index.to_string(),
+            disk.label.clone(),
+            size(disk.capacity_bytes),
+            size(disk.read_bytes),
+            size(disk.skipped_bytes),
+            size(disk.stored_bytes),
+            rate(disk.read_bytes, disk.moved_ms),
+            disk.path.clone(),
+        ]);
+    }
+    shown.push('\n');
+    shown.push_str(&table.render(""));
+    shown
+}
+
+/// Bytes that were really read, by the time it really took.
+fn rate(read_bytes: u64, moved_ms: u64) -> String {
+    if moved_ms == 0 || read_bytes == 0 {
+        return "-".to_owned();
+    }
+    let a_second = u128::from(read_bytes) * 1000 / u128::from(moved_ms);
+    format!("{}/s", size(u64::try_from(a_second).unwrap_or(u64::MAX)))
+}
+
+fn verified(job: &JobEntry) -> String {
+    let number = |key: &str| {
+        job.result
+            .as_ref()
+            .and_then(|result| result.get(key))
+            .and_then(serde_json::Value::as_u64)
+            .unwrap_or(0)
+    };
+    format!("good: {} objects, {} stored", number("objects"), size(number("stored_bytes")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_physical() {
+        assert_eq!(rate(10 << 20, 500), "20.0 MiB/s");
+        assert_eq!(rate(0, 500), "-");
+        assert_eq!(rate(5, 0), "-");
+    }
+}

@@ -1,0 +1,41 @@
+//! The verbs, one file a noun: each turns arguments into REST calls and answers into words.
+
+pub(crate) mod backup;
+pub(crate) mod connection;
+pub(crate) mod connector;
+pub(crate) mod job;
+pub(crate) mod plugin;
+pub(crate) mod repository;
+pub(crate) mod restore;
+pub(crate) mod token;
+pub(crate) mod vm;
+
+use anyhow::Result;
+use serde_json::Value;
+use tidemark_api::wire::{Accepted, JobEntry};
+
+use crate::args::Wait;
+use crate::client::Client;
+use crate::output::{Ended, Output};
+use crate::watch::{Style, conclude, follow};
+
+/// Shows the accepted job, or waits for its end and shows that.
+fn finish(
+    client: &Client,
+    output: &Output,
+    accepted: Value,
+    wait: &Wait,
+    human: impl FnOnce(&JobEntry) -> String,
+) -> Result<Ended> {
+    let started: Accepted = serde_json::from_value(accepted.clone())?;
+    if wait.no_wait {
+        output.document(accepted, |started: Accepted| started.message)?;
+        return Ok(Ended::Done);
+    }
+    let (job, document) = follow(client, output, &started.job_id, Style::Progress)?;
+    let ended = conclude(output, &job);
+    if output.is_json() || ended != Ended::Failed {
+        output.document(document, |job: JobEntry| human(&job))?;
+    }
+    Ok(ended)
+}

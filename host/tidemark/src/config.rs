@@ -1,0 +1,171 @@
+//! How the server is set up: arguments over the configuration file over defaults.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use serde::Deserialize;
+use tidemark_engine::Limits;
+
+use crate::args::ServeArgs;
+
+/// Wrong usage that the argument parser cannot see.
+#[derive(Debug)]
+pub(crate) struct Usage(pub(crate) String);
+
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// The configuration file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    data_dir: Option<PathBuf>,
+    listen: Option<SocketAddr>,
+    database_url: Option<String>,
+    plugins: Option<PathBuf>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
+    log: Option<String>,
+    #[serde(default)]
+    limits: FileLimits,
+}
+
+/// The table `[limits]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileLimits {
+    jobs: Option<usize>,
+    disks: Option<usize>,
+    reads: Option<usize>,
+    encoders: Option<usize>,
+    /// 0 stores clusters as they are.
+    zstd_level: Option<i32>,
+    source_attempts: Option<u32>,
+    nbdkit: Option<PathBuf>,
+    vddk_libdir: Option<PathBuf>,
+}
+
+impl From<FileLimits> for Limits {
+    fn from(file: FileLimits) -> Self {
+        let FileLimits { jobs, disks, reads, encoders, zstd_level, source_attempts, nbdkit, vddk_libdir } =
+            file;
+        let default = Self::default();
+        Self {
+            jobs: jobs.unwrap_or(default.jobs),
+            disks: disks.unwrap_or(default.disks),
+            reads: reads.unwrap_or(default.reads),
+            encoders: encoders.unwrap_or(default.encoders),
+            zstd_level: match zstd_level {
+                Some(0) => None,
+                Some(level) => Some(level),
+                None => default.zstd_level,
+            },
+            source_attempts: source_attempts.unwrap_or(default.source_attempts),
+            nbdkit: nbdkit.or(default.nbdkit),
+            vddk_libdir: vddk_libdir.or(default.vddk_libdir),
+        }
+    }
+}
+
+/// What the server runs with.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) data_dir: PathBuf,
+    pub(crate) listen: SocketAddr,
+    pub(crate) database_url: Option<String>,
+    pub(crate) plugins: Option<PathBuf>,
+    /// Certificate chain and key.
+    pub(crate) tls: Option<(PathBuf, PathBuf)>,
+    pub(crate) log: Option<String>,
+    pub(crate) limits: Limits,
+}
+
+impl Settings {
+    /// Puts arguments and file together.
+    pub(crate) fn new(args: ServeArgs) -> Result<Self> {
+        let ServeArgs { data_dir, listen, database_url, plugins, config, tls_cert, tls_key, log } = args;
+        let file = config.as_deref().map(read).transpose()?.unwrap_or_default();
+        let usage = |words: &str| Usage(words.to_owned());
+        let tls = match (tls_cert.or(file.tls_cert), tls_key.or(file.tls_key)) {
+            (Some(certificates), Some(key)) => Some((certificates, key)),
+            (None, None) => None,
+            _ => return Err(usage("tls_cert and tls_key belong together").into()),
+        };
+        Ok(Self {
+            data_dir: data_dir
+                .or(file.data_dir)
+                .ok_or_else(|| usage("serve needs --data-dir (or data_dir in the configuration file)"))?,
+            listen: listen.or(file.listen).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8082))),
+            database_url: database_url.or(file.database_url),
+            plugins: plugins.or(file.plugins).or_else(default_plugins),
+            tls,
+            log: log.or(file.log),
+            limits: Limits::from(file.limits),
+        })
+    }
+}
+
+fn read(path: &Path) -> Result<File> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    toml::from_str(&text).map_err(|error| Usage(format!("{}: {error}", path.display())).into())
+}
+
+/// Beside the binary where it was built or unpacked, then where a package puts them.
+fn default_plugins() -> Option<PathBuf> {
+    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("../plugins")));
+    beside.into_iter().chain([PathBuf::from("/usr/share/tidemark/plugins")]).find(|folder| folder.is_dir())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(config: Option<PathBuf>) -> ServeArgs {
+        ServeArgs {
+            data_dir: None,
+            listen: None,
+            database_url: None,
+            plugins: None,
+            config,
+            tls_cert: None,
+            tls_key: None,
+            log: None,
+        }
+    }
+
+    fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tidemark.toml");
+        std::fs::write(&path, text).unwrap();
+        (dir, path)
+    }
+
+    #[test]
+    fn arguments_win_over_the_file_over_defaults() {
+        let (_dir, path) =
+            file("data_dir = '/f'\nlisten = '127.0.0.1:1'\n[limits]\njobs = 7\nzstd_level = 0\n");
+        let listen = "127.0.0.1:2".parse().unwrap();
+        let settings = Settings::new(ServeArgs { listen: Some(listen), ..args(Some(path)) }).unwrap();
+        assert_eq!((settings.data_dir, settings.listen), (PathBuf::from("/f"), listen));
+        assert_eq!((settings.limits.jobs, settings.limits.zstd_level), (7, None));
+        assert_eq!(settings.limits.reads, Limits::default().reads);
+    }
+
+    #[test]
+    fn mistakes_are_wrong_usage() {
+        assert!(Settings::new(args(None)).unwrap_err().is::<Usage>());
+        for text in
+            ["data_dir = '/f'\ntls_cert = '/c'", "datadir = '/f'", "data_dir = 1", "[limits]\njobz = 1"]
+        {
+            let (_dir, path) = file(text);
+            assert!(Settings::new(args(Some(path))).unwrap_err().is::<Usage>(), "{text}");
+        }
+    }
+}
