@@ -13,7 +13,13 @@ fn main() -> ExitCode {
     };
     match build_plugin(Path::new(dir), &BuildOptions { out: Some(out.into()), target_dir: None }) {
         Ok(built) => {
-            println!("{} {} {} by {}", built.path.display(), built.manifest.version, built.digest, built.method);
+            println!(
+                "{} {} {} by {}",
+                built.path.display(),
+                built.manifest.version,
+                built.digest,
+                built.method
+            );
             ExitCode::SUCCESS
         }
         Err(error) => {

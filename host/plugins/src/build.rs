@@ -143,7 +143,14 @@ fn run_cargo(dir: &Path, target_dir: &Path, method: &BuildMethod) -> Result<Path
     let mut command: Command = method.cargo();
     command
         .current_dir(dir)
-        .args(["build", "--release", "--target", toolchain::TARGET, "--message-format", "json-render-diagnostics"])
+        .args([
+            "build",
+            "--release",
+            "--target",
+            toolchain::TARGET,
+            "--message-format",
+            "json-render-diagnostics",
+        ])
         .arg("--target-dir")
         .arg(target_dir)
         .stdin(Stdio::null())
@@ -159,7 +166,9 @@ fn run_cargo(dir: &Path, target_dir: &Path, method: &BuildMethod) -> Result<Path
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
         .filter(|message| message["reason"] == "compiler-artifact")
-        .filter(|message| package.is_none() || message["manifest_path"].as_str().map(PathBuf::from) == package)
+        .filter(|message| {
+            package.is_none() || message["manifest_path"].as_str().map(PathBuf::from) == package
+        })
         .flat_map(|message| message["filenames"].as_array().cloned().unwrap_or_default())
         .filter_map(|name| name.as_str().map(PathBuf::from))
         .rfind(|path| path.extension().is_some_and(|extension| extension == "wasm"))

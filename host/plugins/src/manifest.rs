@@ -183,7 +183,10 @@ impl Manifest {
             && self.name.starts_with(|c: char| c.is_ascii_lowercase())
             && self.name.len() <= 64;
         if !named {
-            return Err(bad(format!("'{}' is no plugin name (lower-case letters, digits, hyphens)", self.name)));
+            return Err(bad(format!(
+                "'{}' is no plugin name (lower-case letters, digits, hyphens)",
+                self.name
+            )));
         }
         if numbers(&self.version).is_none() {
             return Err(bad(format!("'{}' is no version (MAJOR.MINOR.PATCH)", self.version)));

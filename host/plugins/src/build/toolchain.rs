@@ -35,7 +35,9 @@ pub enum BuildMethod {
 impl fmt::Display for BuildMethod {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Installed { rustc, .. } => write!(f, "{} with the installed target {TARGET}", rustc.display()),
+            Self::Installed { rustc, .. } => {
+                write!(f, "{} with the installed target {TARGET}", rustc.display())
+            }
             Self::BuildStd { rustc, linker, .. } => {
                 write!(f, "{} with std built from source, linked by {}", rustc.display(), linker.display())
             }

@@ -1,0 +1,100 @@
+//! The generated bindings, one private module a world. The host's interfaces are generated once and shared, so that
+//! each is implemented once, whichever world imports it.
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::too_many_lines,
+    clippy::allow_attributes_without_reason,
+    reason = "generated from sdk/wit, where the documentation is"
+)]
+
+/// What the host offers to all worlds.
+pub(crate) mod host {
+    wasmtime::component::bindgen!({
+        inline: "
+            package tidemark:host-bindings;
+            world offered {
+                import tidemark:plugin/types@0.1.0;
+                import tidemark:plugin/log@0.1.0;
+                import tidemark:plugin/clock@0.1.0;
+                import tidemark:plugin/http@0.1.0;
+                import tidemark:plugin/crypto@0.1.0;
+                import tidemark:plugin/disk@0.1.0;
+            }
+        ",
+        path: "../../sdk/wit",
+        world: "tidemark:host-bindings/offered",
+        imports: { default: async | trappable },
+    });
+}
+
+pub(crate) mod connector {
+    wasmtime::component::bindgen!({
+        path: "../../sdk/wit",
+        world: "tidemark:plugin/connector",
+        imports: { default: async | trappable },
+        exports: { default: async },
+        with: {
+            "tidemark:plugin/types": crate::bindings::host::tidemark::plugin::types,
+            "tidemark:plugin/log": crate::bindings::host::tidemark::plugin::log,
+            "tidemark:plugin/clock": crate::bindings::host::tidemark::plugin::clock,
+            "tidemark:plugin/http": crate::bindings::host::tidemark::plugin::http,
+        },
+    });
+}
+
+pub(crate) mod storage {
+    wasmtime::component::bindgen!({
+        path: "../../sdk/wit",
+        world: "tidemark:plugin/storage-target",
+        imports: { default: async | trappable },
+        exports: { default: async },
+        with: {
+            "tidemark:plugin/types": crate::bindings::host::tidemark::plugin::types,
+            "tidemark:plugin/log": crate::bindings::host::tidemark::plugin::log,
+            "tidemark:plugin/crypto": crate::bindings::host::tidemark::plugin::crypto,
+        },
+    });
+}
+
+pub(crate) mod filesystem {
+    wasmtime::component::bindgen!({
+        path: "../../sdk/wit",
+        world: "tidemark:plugin/guest-filesystem",
+        imports: { default: async | trappable },
+        exports: { default: async },
+        with: {
+            "tidemark:plugin/types": crate::bindings::host::tidemark::plugin::types,
+            "tidemark:plugin/log": crate::bindings::host::tidemark::plugin::log,
+            "tidemark:plugin/disk": crate::bindings::host::tidemark::plugin::disk,
+        },
+    });
+}
+
+pub(crate) mod volumes {
+    wasmtime::component::bindgen!({
+        path: "../../sdk/wit",
+        world: "tidemark:plugin/volume-reader",
+        imports: { default: async | trappable },
+        exports: { default: async },
+        with: {
+            "tidemark:plugin/types": crate::bindings::host::tidemark::plugin::types,
+            "tidemark:plugin/log": crate::bindings::host::tidemark::plugin::log,
+            "tidemark:plugin/disk": crate::bindings::host::tidemark::plugin::disk,
+        },
+    });
+}
+
+pub(crate) mod policy {
+    wasmtime::component::bindgen!({
+        path: "../../sdk/wit",
+        world: "tidemark:plugin/policy",
+        imports: { default: async | trappable },
+        exports: { default: async },
+        with: {
+            "tidemark:plugin/types": crate::bindings::host::tidemark::plugin::types,
+            "tidemark:plugin/log": crate::bindings::host::tidemark::plugin::log,
+        },
+    });
+}

@@ -1,0 +1,80 @@
+//! What the host keeps for one session: who the guest is, what it may do, and what it has used up.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::audit::{AuditEvent, AuditSink};
+use crate::bindings::host::tidemark::plugin::types;
+use crate::error::ErrorKind;
+use crate::grants::{Denied, Rights};
+use crate::http::HttpClient;
+use crate::limits::Limits;
+use crate::offered::disk::ReadOnlyDisk;
+use crate::offered::log::LogAllowance;
+use crate::secrets::Secrets;
+
+/// The store's data.
+pub(crate) struct State {
+    pub(crate) plugin: String,
+    pub(crate) version: String,
+    pub(crate) label: String,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) secrets: Secrets,
+    pub(crate) rights: Rights,
+    pub(crate) audit: Option<AuditSink>,
+    pub(crate) http: HttpClient,
+    pub(crate) disks: Vec<Arc<dyn ReadOnlyDisk>>,
+    pub(crate) log: LogAllowance,
+    pub(crate) started: Instant,
+    /// When the running call has to end.
+    pub(crate) deadline: Instant,
+    pub(crate) memory_bytes: usize,
+    pub(crate) host_calls_left: u32,
+    /// Why the host itself stopped the guest.
+    pub(crate) stopped: Option<(ErrorKind, String)>,
+}
+
+impl State {
+    /// Notes why the guest is stopped; the returned error unwinds it.
+    pub(crate) fn stop(&mut self, kind: ErrorKind, message: String) -> wasmtime::Error {
+        let error = wasmtime::Error::msg(message.clone());
+        self.stopped.get_or_insert((kind, message));
+        error
+    }
+
+    /// Pays for a call of the host.
+    pub(crate) fn spend(&mut self, cost: u32) -> wasmtime::Result<()> {
+        match self.host_calls_left.checked_sub(cost) {
+            Some(left) => {
+                self.host_calls_left = left;
+                Ok(())
+            }
+            None => {
+                let message =
+                    format!("it asked more of the host in one call than {}", self.limits.host_calls);
+                Err(self.stop(ErrorKind::Limit, message))
+            }
+        }
+    }
+
+    /// Reports a refusal and gives the guest's side of it.
+    pub(crate) fn refuse(&self, denied: Denied) -> types::Error {
+        let message = denied.to_string();
+        if let Some(audit) = &self.audit {
+            audit.send(AuditEvent {
+                plugin: self.plugin.clone(),
+                version: self.version.clone(),
+                label: self.label.clone(),
+                capability: denied.capability.to_owned(),
+                target: denied.target,
+                reason: denied.reason,
+            });
+        }
+        guest_error(types::ErrorKind::Other("denied".to_owned()), message)
+    }
+}
+
+/// An error for the guest.
+pub(crate) fn guest_error(kind: types::ErrorKind, message: impl Into<String>) -> types::Error {
+    types::Error { kind, message: message.into(), retry_after_ms: None, detail: None }
+}
