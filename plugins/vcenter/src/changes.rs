@@ -75,11 +75,11 @@ fn comparable(disk: &Disk, since: &str) -> Result<()> {
         let message = format!("the change id {since} of {} is of another history than {now}", disk.label);
         return reset("change-id-foreign", message);
     }
-    if let (Ok(point), Ok(point_now)) = (point.parse::<u64>(), point_now.parse::<u64>()) {
-        if point > point_now {
-            let message = format!("{} went back behind the change id {since}: it is at {now}", disk.label);
-            return reset("reverted", message);
-        }
+    if let (Ok(point), Ok(point_now)) = (point.parse::<u64>(), point_now.parse::<u64>())
+        && point > point_now
+    {
+        let message = format!("{} went back behind the change id {since}: it is at {now}", disk.label);
+        return reset("reverted", message);
     }
     Ok(())
 }

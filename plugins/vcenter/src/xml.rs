@@ -126,10 +126,12 @@ impl Element {
             return Err(Error::corrupt("the server's answer is nested too deeply"));
         }
         let xsi_type = node.attribute((XSI, "type")).unwrap_or_default();
+        // Looked up by hand: by its bare name an attribute is found in any namespace, so `xsi:type` too.
+        let kind = node.attributes().find(|found| found.namespace().is_none() && found.name() == "type");
         let mut element = Self {
             name: node.tag_name().name().to_owned(),
             xsi_type: xsi_type.rsplit(':').next().unwrap_or_default().to_owned(),
-            kind: node.attribute("type").unwrap_or_default().to_owned(),
+            kind: kind.map(|kind| kind.value().to_owned()).unwrap_or_default(),
             ..Self::default()
         };
         for child in node.children() {
@@ -210,7 +212,7 @@ mod tests {
     #[test]
     fn an_answer_becomes_a_tree_without_prefixes() {
         let text = "<a:r xmlns:a=\"urn:x\" xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\">\
-                    <val xsi:type=\"a:Thing\">x &amp; <![CDATA[<y>]]></val><o type=\"Folder\">group-1</o></a:r>";
+                    <val xsi:type=\"a:Thing\">x &amp; <![CDATA[<y>]]></val><o xsi:type=\"ManagedObjectReference\" type=\"Folder\">group-1</o></a:r>";
         let root = Element::parse(text).unwrap();
         assert_eq!(root.name, "r");
         assert_eq!(root.child("val").unwrap().xsi_type, "Thing");
