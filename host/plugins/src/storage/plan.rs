@@ -167,10 +167,12 @@ pub(super) fn page(
     let mut seen = HashSet::new();
     let mut found = Vec::new();
     for st::Object { key, size_bytes } in guest.bounded(CALL, objects)? {
-        if !is_clean(&key) || !key.starts_with(prefix) || !seen.insert(key.clone()) {
-            return Err(
-                guest.nonsense(CALL, format!("the key '{key}' below '{prefix}' is wrong or comes twice"))
-            );
+        // Anybody may put a file with an odd name into a folder: it is no object of ours.
+        if !is_clean(&key) {
+            continue;
+        }
+        if !key.starts_with(prefix) || !seen.insert(key.clone()) {
+            return Err(guest.nonsense(CALL, format!("'{key}' is not below '{prefix}' or comes twice")));
         }
         found.push(Object { key, size: ByteLen(size_bytes) });
     }

@@ -1,0 +1,9 @@
+//! The sandbox against guests that misbehave on purpose (`tests/guests`): each gets a typed error that names it, the
+//! host stays up, and the next session works.
+
+mod guests;
+mod http;
+mod http_server;
+mod load;
+mod misbehaviour;
+mod storage;
