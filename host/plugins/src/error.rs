@@ -54,8 +54,11 @@ pub enum ErrorKind {
 }
 
 /// An error of one plugin in one call.
+#[derive(Clone)]
+pub struct Error(Box<Inner>);
+
 #[derive(Debug, Clone)]
-pub struct Error {
+struct Inner {
     kind: ErrorKind,
     plugin: String,
     version: String,
@@ -67,70 +70,70 @@ pub struct Error {
 impl Error {
     /// An error outside any call, for example while a component is loaded.
     pub(crate) fn new(kind: ErrorKind, operation: &str, message: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Inner {
             kind,
             plugin: String::new(),
             version: String::new(),
             operation: operation.to_owned(),
             message: message.into(),
             retry_after: None,
-        }
+        }))
     }
 
     /// The same error with the plugin that is to blame.
     pub(crate) fn of(mut self, plugin: &str, version: &str) -> Self {
-        plugin.clone_into(&mut self.plugin);
-        version.clone_into(&mut self.version);
+        plugin.clone_into(&mut self.0.plugin);
+        version.clone_into(&mut self.0.version);
         self
     }
 
     /// The same error with the plugin's own wish of when to come back.
     pub(crate) fn after(mut self, retry_after: Option<Duration>) -> Self {
-        self.retry_after = retry_after;
+        self.0.retry_after = retry_after;
         self
     }
 
     /// What sort of error it is.
     #[must_use]
     pub fn kind(&self) -> &ErrorKind {
-        &self.kind
+        &self.0.kind
     }
 
     /// The plugin's name; empty where it could not be read.
     #[must_use]
     pub fn plugin(&self) -> &str {
-        &self.plugin
+        &self.0.plugin
     }
 
     /// The plugin's version; empty where it could not be read.
     #[must_use]
     pub fn version(&self) -> &str {
-        &self.version
+        &self.0.version
     }
 
     /// The call, for example `list-vms`.
     #[must_use]
     pub fn operation(&self) -> &str {
-        &self.operation
+        &self.0.operation
     }
 
     /// What happened, without plugin and operation.
     #[must_use]
     pub fn message(&self) -> &str {
-        &self.message
+        &self.0.message
     }
 
     /// How long the other side wants to be left alone.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
-        self.retry_after
+        self.0.retry_after
     }
 
     /// Whether the same call may succeed later, in a fresh session, with nobody changing anything.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         matches!(
-            self.kind,
+            self.0.kind,
             ErrorKind::Throttled | ErrorKind::Unavailable | ErrorKind::Conflict | ErrorKind::Timeout
         )
     }
@@ -138,7 +141,7 @@ impl Error {
     /// Whether the plugin itself misbehaved, which counts towards its quarantine.
     #[must_use]
     pub fn is_misbehaviour(&self) -> bool {
-        matches!(self.kind, ErrorKind::Limit | ErrorKind::Timeout | ErrorKind::Trap | ErrorKind::Invalid)
+        matches!(self.0.kind, ErrorKind::Limit | ErrorKind::Timeout | ErrorKind::Trap | ErrorKind::Invalid)
     }
 }
 
@@ -171,10 +174,16 @@ impl ErrorKind {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !self.plugin.is_empty() {
-            write!(f, "plugin {} {}: ", self.plugin, self.version)?;
+        if !self.0.plugin.is_empty() {
+            write!(f, "plugin {} {}: ", self.0.plugin, self.0.version)?;
         }
-        write!(f, "{}: {} ({})", self.operation, self.message, self.kind.as_str())
+        write!(f, "{}: {} ({})", self.0.operation, self.0.message, self.0.kind.as_str())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
     }
 }
 

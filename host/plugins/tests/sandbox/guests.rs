@@ -33,6 +33,11 @@ pub(crate) fn policy_bytes() -> &'static [u8] {
     BYTES.get_or_init(|| built("policy"))
 }
 
+pub(crate) fn filesystem_bytes() -> &'static [u8] {
+    static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
+    BYTES.get_or_init(|| built("filesystem"))
+}
+
 /// Compiled code is kept for all tests of this process's folder, so that each guest is compiled once.
 pub(crate) fn runtime(limits: Limits) -> Runtime {
     let cache_dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("compiled");
