@@ -23,7 +23,7 @@ use crate::recovery;
 use crate::requests::BackupPayload;
 use crate::step::{Leftovers, ObjectRef, Step};
 use crate::store::{ObjectStore, SealedObject};
-use crate::{layout, manifest};
+use crate::{layout, manifest, plugins};
 
 use disks::MovedDisks;
 use plan::Chosen;
@@ -44,8 +44,9 @@ pub(crate) async fn run(job: &Arc<JobContext>) -> std::result::Result<Value, Fai
     let mut attempt = Attempt::open(job, subject).await?;
     match attempt.carry_out().await {
         Ok(backup) => {
-            attempt.connector.close().await.unwrap_or_else(|e| tracing::debug!(error = %e, "logging out failed"));
-            Ok(result_json(&backup, &attempt.warnings))
+            let Attempt { connector, warnings, .. } = attempt;
+            plugins::log_out(connector).await;
+            Ok(result_json(&backup, &warnings))
         }
         Err(error) => Err(attempt.give_up(error).await),
     }
@@ -66,7 +67,8 @@ struct Attempt<'a> {
 impl<'a> Attempt<'a> {
     async fn open(job: &'a Arc<JobContext>, subject: Subject) -> Result<Self> {
         let (connector, connector_pin) = subject.open_connector(&job.shared, &job.job).await?;
-        let (store, storage_pin) = ObjectStore::open(&job.shared, &subject.repository, &job.job, None).await?;
+        let (store, storage_pin) =
+            ObjectStore::open(&job.shared, &subject.repository, &job.job, None).await?;
         let mut attempt = Self {
             job,
             id: backup_id(&job.job)?,
@@ -109,22 +111,36 @@ impl<'a> Attempt<'a> {
         self.job.phase("preflight");
         let vm_key = self.subject.vm.key.clone();
         let report = self.connector.preflight(&vm_key).await?;
-        let blockers: Vec<_> =
-            report.findings.iter().filter(|f| f.severity == Severity::Blocker).map(|f| f.message.as_str()).collect();
+        let blockers: Vec<_> = report
+            .findings
+            .iter()
+            .filter(|f| f.severity == Severity::Blocker)
+            .map(|f| f.message.as_str())
+            .collect();
         if let Some(reason) = report.vm.not_protected.as_deref() {
-            return Err(Error::new(ErrorKind::Invalid, format!("VM '{}' cannot be protected: {reason}", report.vm.name)));
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!("VM '{}' cannot be protected: {reason}", report.vm.name),
+            ));
         }
         if !blockers.is_empty() {
-            return Err(Error::new(ErrorKind::Auth, format!("VM '{}': {}", report.vm.name, blockers.join("; "))));
+            return Err(Error::new(
+                ErrorKind::Auth,
+                format!("VM '{}': {}", report.vm.name, blockers.join("; ")),
+            ));
         }
-        let warned = report.findings.iter().filter(|f| f.severity == Severity::Warning).map(|f| f.message.clone());
+        let warned =
+            report.findings.iter().filter(|f| f.severity == Severity::Warning).map(|f| f.message.clone());
         self.warnings.extend(warned);
         let unprotected = report.vm.disks.iter().filter_map(|disk| {
-            disk.not_protected.as_ref().map(|why| format!("disk {} ({}) is not protected: {why}", disk.key, disk.label))
+            disk.not_protected
+                .as_ref()
+                .map(|why| format!("disk {} ({}) is not protected: {why}", disk.key, disk.label))
         });
         self.warnings.extend(unprotected);
         let swept =
-            recovery::remove_stale_snapshots(&mut self.connector, &vm_key, &self.job.shared.installation).await?;
+            recovery::remove_stale_snapshots(&mut self.connector, &vm_key, &self.job.shared.installation)
+                .await?;
         if swept > 0 {
             self.warnings.push(format!("{swept} snapshot(s) that an earlier run had left were removed"));
         }
@@ -132,9 +148,10 @@ impl<'a> Attempt<'a> {
         if !report.vm.change_tracking && (report.can_enable_change_tracking || swept > 0) {
             self.job.phase("enabling change tracking");
             self.connector.enable_change_tracking(&vm_key).await?;
-            self.warnings.push("changed block tracking was off and has been enabled".to_owned());
+            tracing::info!("changed block tracking was off and is enabled now");
         } else if !report.vm.change_tracking {
-            self.warnings.push("changed block tracking is off; the next backup will be a full again".to_owned());
+            self.warnings
+                .push("changed block tracking is off; the next backup will be a full again".to_owned());
         }
         Ok(())
     }
@@ -152,13 +169,21 @@ impl<'a> Attempt<'a> {
         self.record(Step::SnapshotTaken { vm_key, token: snapshot.token.clone() }).await?;
         self.warnings.extend(snapshot.warnings.iter().cloned());
         if snapshot.disks.is_empty() {
-            return Err(Error::invalid(format!("VM '{}' has no disk that can be protected", self.subject.vm.name)));
+            return Err(Error::invalid(format!(
+                "VM '{}' has no disk that can be protected",
+                self.subject.vm.name
+            )));
         }
         Ok((snapshot, at))
     }
 
     /// Gives the objects their names: disks first, then the manifest that describes them.
-    async fn publish(&mut self, chosen: &Chosen, moved: MovedDisks, snapshot_at: UtcMillis) -> Result<Backup> {
+    async fn publish(
+        &mut self,
+        chosen: &Chosen,
+        moved: MovedDisks,
+        snapshot_at: UtcMillis,
+    ) -> Result<Backup> {
         let manifest_key = chosen.folder.manifest_key(snapshot_at, self.id);
         let manifest_token = self.store.begin(&manifest_key, 0).await?.token().to_owned();
         let mut objects: Vec<ObjectRef> = moved.disks.iter().map(|(_, sealed)| sealed.reference()).collect();
@@ -188,7 +213,8 @@ impl<'a> Attempt<'a> {
         disks: Vec<BackupDisk>,
     ) -> Backup {
         let pins = self.left.pins.iter().flat_map(|(connector, storage)| [connector, storage]);
-        let plugins: Value = pins.map(|pin| (pin.name.clone(), json!(pin.version))).collect::<serde_json::Map<_, _>>().into();
+        let plugins: Value =
+            pins.map(|pin| (pin.name.clone(), json!(pin.version))).collect::<serde_json::Map<_, _>>().into();
         Backup {
             id: self.id,
             vm_id: self.subject.vm.id,
@@ -231,7 +257,8 @@ impl<'a> Attempt<'a> {
                 Err(error) if attempt == REMOVE_ATTEMPTS => {
                     let error = Error::from(error).chain();
                     tracing::warn!(error, "the snapshot could not be removed");
-                    self.warnings.push(format!("the snapshot could not be removed and is tried again later: {error}"));
+                    self.warnings
+                        .push(format!("the snapshot could not be removed and is tried again later: {error}"));
                 }
                 Err(_) => tokio::time::sleep(std::time::Duration::from_secs(u64::from(attempt))).await,
             }
@@ -239,20 +266,21 @@ impl<'a> Attempt<'a> {
     }
 
     /// Undoes what was begun, unless that is for somebody else to do.
-    async fn give_up(mut self, error: Error) -> Failure {
-        self.connector.close().await.unwrap_or_else(|e| tracing::debug!(error = %e, "logging out failed"));
-        let committing = error.kind() == ErrorKind::Unavailable && self.left.committing;
+    async fn give_up(self, error: Error) -> Failure {
+        let Attempt { job, connector, left, .. } = self;
+        plugins::log_out(connector).await;
+        let committing = error.kind() == ErrorKind::Unavailable && left.committing;
         if error.kind() == ErrorKind::LeaseLost || committing {
             // Another host has the job, or the commit's outcome is unknown: only a new lease makes it safe to look.
             return Failure { error, clean: false };
         }
-        self.job.phase("cleaning up");
-        let undone = recovery::undo_backup(&self.job.shared, &self.job.job, &self.left).await;
+        job.phase("cleaning up");
+        let undone = recovery::undo_backup(&job.shared, &job.job, &left).await;
         match undone {
             Ok(()) => Failure { error, clean: true },
             Err(trouble) => {
                 tracing::warn!(error = %trouble.chain(), "cleaning up after the job failed");
-                recovery::record_failure(&self.job.shared, &self.job.lease, &error).await;
+                recovery::record_failure(&job.shared, &job.lease, &error).await;
                 Failure { error, clean: false }
             }
         }

@@ -15,13 +15,18 @@ use crate::store::{self, ObjectStore};
 /// The objects that make up a disk, the newest first.
 pub(crate) fn links(ancestry: &[Backup], disk_index: u32) -> Result<Vec<&BackupDisk>> {
     let newest = ancestry.last().ok_or_else(|| Error::internal("a backup without itself in its ancestry"))?;
-    let disk = newest.disks.iter().find(|disk| disk.disk_index == disk_index).ok_or_else(|| {
-        Error::not_found("disk", &format!("{disk_index} in backup {}", newest.id))
-    })?;
+    let disk = newest
+        .disks
+        .iter()
+        .find(|disk| disk.disk_index == disk_index)
+        .ok_or_else(|| Error::not_found("disk", &format!("{disk_index} in backup {}", newest.id)))?;
     let mut links = Vec::new();
     for backup in ancestry.iter().rev() {
         let link = backup.disks.iter().find(|old| old.disk_key == disk.disk_key).ok_or_else(|| {
-            Error::damaged(format!("backup {} has no disk {}, which {} needs", backup.id, disk.disk_key, newest.id))
+            Error::damaged(format!(
+                "backup {} has no disk {}, which {} needs",
+                backup.id, disk.disk_key, newest.id
+            ))
         })?;
         links.push(link);
     }
@@ -45,10 +50,12 @@ pub(crate) async fn open(store: &mut ObjectStore, links: &[&BackupDisk]) -> Resu
         sources.push((link.object_key.clone(), Arc::new(file)));
     }
     store::blocking("opening a chain", move || {
-        let below = sources.iter().skip(1).map(|(key, _)| Some(layout::file_name(key).to_owned())).chain([None]);
+        let below =
+            sources.iter().skip(1).map(|(key, _)| Some(layout::file_name(key).to_owned())).chain([None]);
         let mut layers = Vec::new();
         for ((key, source), expected) in sources.iter().zip(below) {
-            let image = Image::open(Arc::clone(source)).map_err(|e| Error::from(e).context(format!("object {key}")))?;
+            let image = Image::open(Arc::clone(source))
+                .map_err(|e| Error::from(e).context(format!("object {key}")))?;
             if image.backing_name() != expected.as_deref() {
                 return Err(Error::damaged(format!(
                     "object {key} names the backing file {:?}, the catalog expects {expected:?}",

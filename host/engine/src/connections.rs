@@ -10,6 +10,7 @@ use tidemark_plugins::PluginKind;
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::plugins;
 use crate::requests::NewConnection;
 use crate::store::ObjectStore;
 
@@ -30,8 +31,8 @@ impl Engine {
             created_at: UtcMillis::now(),
         };
         // Opening it configures the plugin: settings that it refuses are never stored.
-        let (mut session, _) = self.shared.open_connector(&record, None, None).await?;
-        session.close().await.unwrap_or_else(|e| tracing::debug!(error = %e, "closing a trial session failed"));
+        let (session, _) = self.shared.open_connector(&record, None, None).await?;
+        plugins::log_out(session).await;
         self.catalog().add_connector(&record).await?;
         self.shared.audit(actor, "connector.add", &record.name, json!({ "plugin": record.plugin })).await;
         Ok(record)
@@ -98,7 +99,9 @@ impl Engine {
             && name.len() <= 100
             && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
         if !named {
-            return Err(Error::invalid(format!("'{name}' is no usable name: letters, digits, '-', '_' and '.' only")));
+            return Err(Error::invalid(format!(
+                "'{name}' is no usable name: letters, digits, '-', '_' and '.' only"
+            )));
         }
         let manifest = self.shared.plugins.active_manifest(plugin).await?;
         if manifest.kind != kind {
@@ -118,7 +121,11 @@ fn check_settings(schema: &Value, settings: &Map<String, Value>) -> Result<()> {
         .iter_errors(&instance)
         .map(|error| {
             let path = error.instance_path().to_string();
-            let field = if path.is_empty() { String::new() } else { format!("setting '{}': ", path.trim_start_matches('/')) };
+            let field = if path.is_empty() {
+                String::new()
+            } else {
+                format!("setting '{}': ", path.trim_start_matches('/'))
+            };
             format!("{field}{error}")
         })
         .collect();

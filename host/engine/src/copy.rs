@@ -55,7 +55,8 @@ pub async fn copy_disk(options: CopyOptions) -> Result<CopyReport> {
     let partial = Location { folder: target.folder, path: format!("{}.partial", target.path) };
     let object = PendingObject::local(partial.clone())?;
     let moved =
-        mover::move_disk(&source, &plan, spec, object, tuning, &Arc::default(), &CancellationToken::new()).await;
+        mover::move_disk(&source, &plan, spec, object, tuning, &Arc::default(), &CancellationToken::new())
+            .await;
     source.close().await;
     match moved {
         Ok(moved) => {

@@ -19,7 +19,12 @@ impl Engine {
     ///
     /// # Errors
     /// Not found; conflict while it is pinned or another backup needs it.
-    pub async fn submit_delete(&self, actor: &str, id: BackupId, idempotency_key: Option<String>) -> Result<Job> {
+    pub async fn submit_delete(
+        &self,
+        actor: &str,
+        id: BackupId,
+        idempotency_key: Option<String>,
+    ) -> Result<Job> {
         let backup = self.catalog().backup(id).await?;
         if backup.pinned {
             return Err(Error::new(ErrorKind::Conflict, format!("backup {id} is pinned; unpin it first")));

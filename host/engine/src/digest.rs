@@ -6,9 +6,7 @@
 //! Source of the tree's shape: the BLAKE3 paper, section 2.1.
 
 use blake3::Hasher;
-use blake3::hazmat::{
-    ChainingValue, HasherExt as _, Mode, merge_subtrees_non_root, merge_subtrees_root,
-};
+use blake3::hazmat::{ChainingValue, HasherExt as _, Mode, merge_subtrees_non_root, merge_subtrees_root};
 
 /// The length of the part that comes last, in bytes.
 pub(crate) const HEAD_LEN: u64 = 65536;

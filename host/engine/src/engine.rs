@@ -117,7 +117,8 @@ impl Engine {
     /// Where the data folder, the catalog or the key cannot be used; recovery itself never stops the start.
     pub async fn start(options: EngineOptions) -> Result<Self> {
         let EngineOptions { data_dir, database_url, plugins_dir, owner, limits, abort_at_step } = options;
-        std::fs::create_dir_all(&data_dir).map_err(|e| Error::io(format!("creating {}", data_dir.display()), e))?;
+        std::fs::create_dir_all(&data_dir)
+            .map_err(|e| Error::io(format!("creating {}", data_dir.display()), e))?;
         let url = match database_url {
             Some(url) => url,
             None => embedded_url(&data_dir)?,
@@ -147,7 +148,8 @@ impl Engine {
             shared.plugins.install_first_party(&dir).await?;
         }
         shared.tasks.spawn(write_audit(shared.catalog.clone(), audit_lines));
-        let abandoned = shared.catalog.claim_abandoned(&shared.owner, queue::LEASE_MS, UtcMillis::now()).await?;
+        let abandoned =
+            shared.catalog.claim_abandoned(&shared.owner, queue::LEASE_MS, UtcMillis::now()).await?;
         for (job, lease) in abandoned {
             shared.tasks.spawn(recovery::recover(Arc::clone(&shared), job, lease));
         }
@@ -298,8 +300,8 @@ async fn write_audit(catalog: Catalog, mut lines: mpsc::Receiver<AuditEntry>) {
 }
 
 fn embedded_url(data_dir: &Path) -> Result<String> {
-    let absolute =
-        std::path::absolute(data_dir).map_err(|e| Error::io(format!("the data folder {}", data_dir.display()), e))?;
+    let absolute = std::path::absolute(data_dir)
+        .map_err(|e| Error::io(format!("the data folder {}", data_dir.display()), e))?;
     let path = absolute.join("catalog.db");
     let text = path.to_str().ok_or_else(|| Error::invalid("the data folder's name is not UTF-8"))?;
     Ok(format!("sqlite://{text}"))

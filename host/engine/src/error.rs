@@ -108,7 +108,11 @@ impl Error {
         Self { kind: self.kind, message: what.to_string(), source: Some(Box::new(self)) }
     }
 
-    fn wrap(kind: ErrorKind, message: &str, source: impl StdError + Send + Sync + 'static) -> Self {
+    pub(crate) fn wrap(
+        kind: ErrorKind,
+        message: &str,
+        source: impl StdError + Send + Sync + 'static,
+    ) -> Self {
         Self { kind, message: message.to_owned(), source: Some(Box::new(source)) }
     }
 

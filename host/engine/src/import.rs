@@ -20,7 +20,12 @@ impl Engine {
     ///
     /// # Errors
     /// Not found.
-    pub async fn submit_import(&self, actor: &str, repository: &str, idempotency_key: Option<String>) -> Result<Job> {
+    pub async fn submit_import(
+        &self,
+        actor: &str,
+        repository: &str,
+        idempotency_key: Option<String>,
+    ) -> Result<Job> {
         let repository = self.repository(repository).await?;
         let payload = ImportPayload { repository_id: repository.id.to_string() };
         let exclusive = Some(format!("import:{}", repository.id));

@@ -4,9 +4,9 @@ use serde_json::json;
 use tidemark_plugins::{PowerState, VirtualMachine};
 
 /// The inventory as the JSON object that the catalog keeps.
-#[must_use]
-pub fn to_json(vm: &VirtualMachine) -> String {
-    let VirtualMachine { key, name, power, guest_os, folder, tags, disks, change_tracking, not_protected } = vm;
+pub(crate) fn to_json(vm: &VirtualMachine) -> String {
+    let VirtualMachine { key, name, power, guest_os, folder, tags, disks, change_tracking, not_protected } =
+        vm;
     let disks: Vec<_> = disks
         .iter()
         .map(|disk| {

@@ -46,7 +46,8 @@ pub(crate) fn folder_of(manifest_key: &str) -> &str {
 
 /// `yyyymmddThhmmssZ`.
 fn stamp(at: UtcMillis) -> String {
-    let moment = OffsetDateTime::from_unix_timestamp(at.0.div_euclid(1000)).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    let moment =
+        OffsetDateTime::from_unix_timestamp(at.0.div_euclid(1000)).unwrap_or(OffsetDateTime::UNIX_EPOCH);
     let format = format_description!("[year][month][day]T[hour][minute][second]Z");
     moment.format(format).unwrap_or_else(|_| "19700101T000000Z".to_owned())
 }

@@ -34,7 +34,8 @@ pub use copy::{CopyOptions, CopyReport, copy_disk};
 pub use engine::{Engine, EngineOptions, Limits};
 pub use error::{Error, ErrorKind, Result};
 pub use requests::{
-    BackupRequest, BackupView, Event, ImageFormat, NewConnection, RestoreRequest, SubmittedBackup, VerifyLevel,
+    BackupRequest, BackupView, Event, ImageFormat, NewConnection, RestoreRequest, SubmittedBackup,
+    VerifyLevel,
 };
 pub use secrets::KEY_VARIABLE;
 pub use tidemark_plugins::{Finding, PowerState, Severity, VirtualDisk, VirtualMachine};

@@ -219,7 +219,8 @@ fn rfc3339(at: UtcMillis) -> Result<String> {
 }
 
 fn millis(text: &str) -> std::result::Result<UtcMillis, String> {
-    let moment = OffsetDateTime::parse(text, &Rfc3339).map_err(|e| format!("'{text}' is no RFC 3339 time: {e}"))?;
+    let moment =
+        OffsetDateTime::parse(text, &Rfc3339).map_err(|e| format!("'{text}' is no RFC 3339 time: {e}"))?;
     i64::try_from(moment.unix_timestamp_nanos() / 1_000_000)
         .map(UtcMillis)
         .map_err(|_| format!("'{text}' is out of range"))

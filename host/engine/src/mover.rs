@@ -96,7 +96,8 @@ pub(crate) async fn move_disk(
     let encoders = EncoderPool::new(writer.encoder());
     let (sender, receiver) = mpsc::channel(WRITER_QUEUE);
     let thread_progress = Arc::clone(progress);
-    let writing = tokio::task::spawn_blocking(move || write_image(writer, object, receiver, &thread_progress));
+    let writing =
+        tokio::task::spawn_blocking(move || write_image(writer, object, receiver, &thread_progress));
 
     let fed = tokio::select! {
         biased;

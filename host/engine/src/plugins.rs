@@ -5,12 +5,10 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use serde_json::{Value, json};
-use tidemark_catalog::{
-    AuditEntry, Catalog, Connector as ConnectorRecord, Grant, PluginVersion, Repository,
-};
+use serde_json::json;
+use tidemark_catalog::{AuditEntry, Catalog, Connector as ConnectorRecord, Grant, PluginVersion, Repository};
 use tidemark_model::{JobId, UtcMillis};
 use tidemark_plugins::{
     AuditEvent, AuditSink, Connector, Grants, Inspection, Manifest, Plugin, Runtime, RuntimeOptions, Secrets,
@@ -31,15 +29,19 @@ pub(crate) struct PluginHost {
     runtime: Runtime,
     folder: PathBuf,
     catalog: Catalog,
-    loaded: Mutex<HashMap<String, Arc<Plugin>>>,
+    loaded: Mutex<HashMap<String, Plugin>>,
     audit: AuditSink,
 }
 
 impl PluginHost {
     pub(crate) fn open(data_dir: &Path, catalog: Catalog, audit: mpsc::Sender<AuditEntry>) -> Result<Self> {
         let folder = data_dir.join("plugins");
-        std::fs::create_dir_all(&folder).map_err(|e| Error::io(format!("creating {}", folder.display()), e))?;
-        let runtime = Runtime::new(RuntimeOptions::new(data_dir.join("cache")))?;
+        std::fs::create_dir_all(&folder)
+            .map_err(|e| Error::io(format!("creating {}", folder.display()), e))?;
+        let runtime = Runtime::new(RuntimeOptions {
+            cache_dir: Some(data_dir.join("cache")),
+            ..RuntimeOptions::default()
+        })?;
         let audit = AuditSink::new(move |event| {
             if audit.try_send(denial(event)).is_err() {
                 tracing::error!("the audit queue is full; a denial is lost");
@@ -56,11 +58,13 @@ impl PluginHost {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(Error::io(format!("reading {}", dir.display()), error)),
         };
-        let mut files: Vec<PathBuf> = entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect();
+        let mut files: Vec<PathBuf> =
+            entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect();
         files.retain(|path| path.extension().is_some_and(|extension| extension == "wasm"));
         files.sort_unstable();
         for path in files {
-            let bytes = std::fs::read(&path).map_err(|e| Error::io(format!("reading {}", path.display()), e))?;
+            let bytes =
+                std::fs::read(&path).map_err(|e| Error::io(format!("reading {}", path.display()), e))?;
             let installed = self.install_one_first_party(bytes).await;
             installed.map_err(|e| e.context(format!("installing {}", path.display())))?;
         }
@@ -73,7 +77,11 @@ impl PluginHost {
         let known = self.catalog.list_plugins().await?;
         if let Some(same) = known.iter().find(|known| known.name == *name && known.version == *version) {
             if same.digest != inspection.digest {
-                tracing::warn!(plugin = name, version, "the folder holds other bytes under the installed version; they are not used");
+                tracing::warn!(
+                    plugin = name,
+                    version,
+                    "the folder holds other bytes under the installed version; they are not used"
+                );
             }
             return Ok(());
         }
@@ -95,7 +103,10 @@ impl PluginHost {
     pub(crate) async fn install(&self, bytes: Vec<u8>) -> Result<PluginVersion> {
         let inspection: Inspection = inspect(&bytes)?;
         if let Some(problem) = inspection.problem {
-            return Err(Error::invalid(format!("plugin '{}' does not fit its world: {problem}", inspection.manifest.name)));
+            return Err(Error::invalid(format!(
+                "plugin '{}' does not fit its world: {problem}",
+                inspection.manifest.name
+            )));
         }
         let record = PluginVersion {
             name: inspection.manifest.name.clone(),
@@ -154,7 +165,7 @@ impl PluginHost {
     }
 
     /// The version to use, loaded: the pinned one, else the active one.
-    async fn version(&self, name: &str, pin: Option<&PluginPin>) -> Result<(Arc<Plugin>, PluginPin)> {
+    async fn version(&self, name: &str, pin: Option<&PluginPin>) -> Result<(Plugin, PluginPin)> {
         let record = match pin {
             Some(pin) => self.catalog.plugin_version(&pin.name, &pin.version).await?,
             None => self.active(name).await?,
@@ -167,9 +178,9 @@ impl PluginHost {
         Ok((plugin, PluginPin { name, version, digest }))
     }
 
-    async fn load(&self, record: &PluginVersion) -> Result<Arc<Plugin>> {
+    async fn load(&self, record: &PluginVersion) -> Result<Plugin> {
         if let Some(plugin) = self.loaded().get(&record.digest) {
-            return Ok(Arc::clone(plugin));
+            return Ok(plugin.clone());
         }
         let path = self.path(&record.digest);
         let bytes = blocking("reading a plugin", move || {
@@ -177,11 +188,14 @@ impl PluginHost {
         })
         .await?;
         if tidemark_plugins::digest(&bytes) != record.digest {
-            let message = format!("the stored bytes of plugin {} {} are damaged; install it again", record.name, record.version);
+            let message = format!(
+                "the stored bytes of plugin {} {} are damaged; install it again",
+                record.name, record.version
+            );
             return Err(Error::damaged(message));
         }
         let plugin = self.runtime.load(&bytes).await?;
-        self.loaded().insert(record.digest.clone(), Arc::clone(&plugin));
+        self.loaded().insert(record.digest.clone(), plugin.clone());
         Ok(plugin)
     }
 
@@ -195,14 +209,12 @@ impl PluginHost {
         let granted = self.catalog.list_grants(plugin).await?;
         let grants = Grants::parse(granted.iter().map(|grant| grant.capability.as_str()))
             .map_err(|e| Error::damaged(format!("a stored grant of '{plugin}': {e}")))?;
-        let settings: Value =
-            serde_json::from_str(settings_json).map_err(|e| Error::damaged(format!("stored settings: {e}")))?;
         Ok(Session {
-            settings,
+            settings_json: settings_json.to_owned(),
             secrets,
             grants,
             label: job.map_or_else(String::new, |id| id.to_string()),
-            audit: self.audit.clone(),
+            audit: Some(self.audit.clone()),
         })
     }
 
@@ -210,7 +222,7 @@ impl PluginHost {
         self.folder.join(format!("{digest}.wasm"))
     }
 
-    fn loaded(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Plugin>>> {
+    fn loaded(&self) -> std::sync::MutexGuard<'_, HashMap<String, Plugin>> {
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -303,6 +315,13 @@ impl Engine {
         self.catalog().remove_grant(name, capability).await?;
         self.shared.audit(actor, "plugin.revoke", name, json!({ "capability": capability })).await;
         Ok(())
+    }
+}
+
+/// Ends a hypervisor's session. What was done stands, so a failure is of no consequence.
+pub(crate) async fn log_out(connector: Connector) {
+    if let Err(error) = connector.close().await {
+        tracing::debug!(error = %error, "logging out failed");
     }
 }
 

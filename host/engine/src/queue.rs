@@ -124,8 +124,11 @@ async fn heartbeat(context: Arc<JobContext>) {
     loop {
         tokio::time::sleep(HEARTBEAT).await;
         let progress = context.progress();
-        let beat =
-            context.shared.catalog.heartbeat(&context.lease, LEASE_MS, &progress.to_string(), UtcMillis::now()).await;
+        let beat = context
+            .shared
+            .catalog
+            .heartbeat(&context.lease, LEASE_MS, &progress.to_string(), UtcMillis::now())
+            .await;
         match beat {
             Ok(CancelRequested(cancel)) => {
                 misses = 0;
@@ -155,7 +158,9 @@ async fn finish(context: &JobContext, ended: std::result::Result<Value, Failure>
             tracing::warn!(error = %error.chain(), "the job's traces could not all be removed; recovery goes on");
             return;
         }
-        Err(Failure { error, .. }) if error.kind() == ErrorKind::Cancelled && !context.shared.is_stopping() => {
+        Err(Failure { error, .. })
+            if error.kind() == ErrorKind::Cancelled && !context.shared.is_stopping() =>
+        {
             JobOutcome::Cancelled
         }
         Err(Failure { error, .. }) => JobOutcome::Failed { error_json: error_json(&error).to_string() },

@@ -18,7 +18,7 @@ use crate::queue::LEASE_MS;
 use crate::requests::BackupPayload;
 use crate::step::{Leftovers, Step};
 use crate::store::{self, Location, ObjectStore};
-use crate::{backup, delete};
+use crate::{backup, delete, plugins};
 
 /// How often expired leases are looked for.
 const WATCH: Duration = Duration::from_secs(10);
@@ -41,7 +41,9 @@ pub(crate) async fn watch(shared: Arc<Shared>) {
                 continue;
             }
             Ok(None) => {}
-            Err(error) => tracing::error!(error = %Error::from(error).chain(), "looking for expired jobs failed"),
+            Err(error) => {
+                tracing::error!(error = %Error::from(error).chain(), "looking for expired jobs failed")
+            }
         }
         if let Err(error) = delete::sweep_all(&shared).await {
             tracing::warn!(error = %error.chain(), "sweeping deleted backups failed; it is tried again");
@@ -159,7 +161,7 @@ async fn remove_snapshot(shared: &Arc<Shared>, job: &Job, left: &Leftovers) -> R
     let record = shared.catalog.connector(connector_id).await?;
     let (mut connector, _) = shared.open_connector(&record, Some(job.id), Some(pin)).await?;
     let removed = remove_snapshot_by_key(&mut connector, vm_key, key, left.snapshot_token.as_deref()).await;
-    connector.close().await.unwrap_or_else(|e| tracing::debug!(error = %e, "logging out failed"));
+    plugins::log_out(connector).await;
     removed
 }
 

@@ -12,6 +12,7 @@ use tidemark_model::{ByteLen, Extent, ExtentList, GuestOffset, JobKind};
 use tidemark_qcow2::{CLUSTER_SIZE, Chain, ImageSpec, MappingKind};
 use tokio_util::sync::CancellationToken;
 
+use crate::chain;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::mover::{self, MovePlan, MoveProgress};
@@ -20,7 +21,6 @@ use crate::requests::{ImageFormat, RestorePayload, RestoreRequest};
 use crate::source::Source;
 use crate::step::Step;
 use crate::store::{self, Location, ObjectStore, PendingObject};
-use crate::chain;
 
 /// What one thread copies at a time.
 const BLOCK: u64 = 1 << 20;
@@ -32,7 +32,11 @@ impl Engine {
     ///
     /// # Errors
     /// Not found for an unknown backup or disk; conflict where the target exists; invalid for a relative target.
-    pub async fn submit_restore_disk(&self, actor: &str, request: RestoreRequest) -> Result<tidemark_catalog::Job> {
+    pub async fn submit_restore_disk(
+        &self,
+        actor: &str,
+        request: RestoreRequest,
+    ) -> Result<tidemark_catalog::Job> {
         let RestoreRequest { backup_id, disk_index, to, format, idempotency_key } = request;
         let ancestry = chain::ancestry(&self.shared, backup_id).await?;
         chain::links(&ancestry, disk_index)?;
@@ -64,7 +68,10 @@ pub(crate) async fn run(job: &Arc<JobContext>) -> Result<Value> {
     if payload.to.exists() {
         return Err(exists(&payload.to));
     }
-    let partial = Location { folder: target.folder.clone(), path: format!("{}.{}.partial", target.path, job.job.id.short()) };
+    let partial = Location {
+        folder: target.folder.clone(),
+        path: format!("{}.{}.partial", target.path, job.job.id.short()),
+    };
     let step = Step::TargetBegun { path: partial.folder.join(&partial.path) };
     job.shared.record(&job.lease, &step).await?;
     let written = match payload.format {
@@ -165,7 +172,8 @@ fn cut(range: Extent) -> impl Iterator<Item = Extent> {
 /// The ranges of a window that any layer stores.
 fn data_ranges(disk: &Chain, window: Extent) -> Result<ExtentList> {
     let mapped = disk.map(window)?;
-    let data = mapped.into_iter().filter(|mapping| mapping.kind != MappingKind::Zero).map(|mapping| mapping.extent);
+    let data =
+        mapped.into_iter().filter(|mapping| mapping.kind != MappingKind::Zero).map(|mapping| mapping.extent);
     ExtentList::checked(data.collect(), disk.virtual_size()).map_err(|e| Error::damaged(e.to_string()))
 }
 
@@ -177,7 +185,9 @@ async fn write_qcow2(job: &Arc<JobContext>, disk: &Arc<Chain>, partial: &Locatio
         let mut window = 0;
         while window < capacity.0 {
             let length = MAP_WINDOW.min(capacity.0 - window);
-            ranges.extend(data_ranges(&reader, Extent { offset: GuestOffset(window), length: ByteLen(length) })?.iter());
+            ranges.extend(
+                data_ranges(&reader, Extent { offset: GuestOffset(window), length: ByteLen(length) })?.iter(),
+            );
             window += length;
         }
         let ranges = ExtentList::checked(ranges, capacity).map_err(|e| Error::damaged(e.to_string()))?;

@@ -54,16 +54,21 @@ impl SecretBox {
 
     /// Opens what [`seal_all`](Self::seal_all) made for the same owner.
     pub(crate) fn open_all(&self, owner: &str, sealed_json: &str) -> Result<BTreeMap<String, String>> {
-        let sealed: BTreeMap<String, String> =
-            serde_json::from_str(sealed_json).map_err(|_| Error::damaged("the sealed secrets are no JSON object"))?;
-        sealed.into_iter().map(|(name, text)| Ok((name.clone(), self.open_one(owner, &name, &text)?))).collect()
+        let sealed: BTreeMap<String, String> = serde_json::from_str(sealed_json)
+            .map_err(|_| Error::damaged("the sealed secrets are no JSON object"))?;
+        sealed
+            .into_iter()
+            .map(|(name, text)| Ok((name.clone(), self.open_one(owner, &name, &text)?)))
+            .collect()
     }
 
     fn open_one(&self, owner: &str, name: &str, text: &str) -> Result<String> {
         let refused = || {
             Error::new(
                 ErrorKind::Auth,
-                format!("secret '{name}' of '{owner}' cannot be opened with this installation's key; set it again"),
+                format!(
+                    "secret '{name}' of '{owner}' cannot be opened with this installation's key; set it again"
+                ),
             )
         };
         let bytes = hex::decode(text).map_err(|_| refused())?;
@@ -89,7 +94,8 @@ fn parse_key(text: &str, origin: &str) -> Result<[u8; 32]> {
 fn key_file(path: &Path) -> Result<[u8; 32]> {
     match std::fs::read_to_string(path) {
         Ok(text) => {
-            let mode = std::fs::metadata(path).map_err(|e| Error::io(path.display(), e))?.permissions().mode();
+            let mode =
+                std::fs::metadata(path).map_err(|e| Error::io(path.display(), e))?.permissions().mode();
             if mode & 0o077 != 0 {
                 return Err(Error::invalid(format!(
                     "{} is readable by others (mode {:o}); run chmod 600 on it",

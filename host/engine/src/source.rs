@@ -1,21 +1,19 @@
 //! Where a disk's bytes are read: an NBD server (the operator's, or one that the host runs for VDDK), or ranges of
 //! a file over HTTPS. A transport descriptor comes from a plugin and was checked against its grants before.
 
-mod http;
 mod vddk;
 
 use std::sync::Arc;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tidemark_model::{ByteLen, Extent, ExtentList};
 use tidemark_nbd::{Client, ClientOptions, ReconnectPolicy};
-use tidemark_plugins::Transport;
+use tidemark_plugins::{RangeReader, Transport};
 use tidemark_qcow2::Chain;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::blocking;
 
-pub(crate) use http::HttpRange;
 pub(crate) use vddk::{VddkOptions, VddkServer};
 
 /// How to reach a source.
@@ -37,7 +35,7 @@ pub(crate) struct Source {
 
 enum Reader {
     Nbd(Client),
-    Http(HttpRange),
+    Http(RangeReader),
     Chain(Arc<Chain>),
 }
 
@@ -59,14 +57,16 @@ impl Source {
                 Self::open_nbd(&uri, options, Some(server)).await
             }
             Transport::HttpRange(descriptor) => {
-                let reader = HttpRange::open(descriptor).await?;
+                let reader = RangeReader::open(descriptor).await?;
                 Ok(Self { size: reader.size(), reader: Reader::Http(reader), server: None })
             }
         }
     }
 
     async fn open_nbd(uri: &str, options: &SourceOptions, server: Option<VddkServer>) -> Result<Self> {
-        let parsed = uri.parse().map_err(|e: tidemark_nbd::Error| Error::from(e).context("the plugin's NBD address"))?;
+        let parsed = uri
+            .parse()
+            .map_err(|e: tidemark_nbd::Error| Error::from(e).context("the plugin's NBD address"))?;
         let mut client = ClientOptions::new(parsed);
         client.reconnect = options.reconnect;
         if server.is_some() {
@@ -90,7 +90,10 @@ impl Source {
     pub(crate) async fn read(&self, extent: Extent, buffer: BytesMut) -> Result<BytesMut> {
         match &self.reader {
             Reader::Nbd(client) => client.read(extent, buffer).await.map_err(Error::from),
-            Reader::Http(reader) => reader.read(extent, buffer).await,
+            Reader::Http(reader) => {
+                let bytes = reader.read(extent).await?;
+                Ok(BytesMut::from(Bytes::from(bytes)))
+            }
             Reader::Chain(chain) => {
                 let chain = Arc::clone(chain);
                 blocking("reading a chain", move || {

@@ -116,7 +116,9 @@ impl Leftovers {
     pub(crate) fn add(&mut self, step: Step) {
         match step {
             Step::Pinned { connector, storage } => self.pins = Some((connector, storage)),
-            Step::SnapshotRequested { vm_key, idempotency_key } => self.snapshot = Some((vm_key, idempotency_key)),
+            Step::SnapshotRequested { vm_key, idempotency_key } => {
+                self.snapshot = Some((vm_key, idempotency_key))
+            }
             Step::SnapshotTaken { token, .. } => self.snapshot_token = Some(token),
             Step::ObjectsBegun { objects } | Step::Publishing { objects } => {
                 for object in objects {

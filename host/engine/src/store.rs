@@ -22,8 +22,8 @@ use crate::engine::Shared;
 use crate::error::{Error, ErrorKind, Result};
 use crate::step::{ObjectRef, PluginPin};
 
-pub(crate) use folder::{Location, create_file};
 use folder::AppendFile;
+pub(crate) use folder::{Location, create_file};
 
 /// A manifest larger than this is none.
 const MANIFEST_LIMIT: ByteLen = ByteLen(64 << 20);
@@ -139,8 +139,10 @@ impl ObjectStore {
             return Err(self.no_http());
         };
         let place = checked(operation, FileAction::List)?;
-        let found = blocking("listing a repository", move || folder::list(&place.folder, &place.path)).await?;
-        let entries: Vec<_> = found.iter().map(|(path, size)| json!({ "path": path, "size": size.0 })).collect();
+        let found =
+            blocking("listing a repository", move || folder::list(&place.folder, &place.path)).await?;
+        let entries: Vec<_> =
+            found.iter().map(|(path, size)| json!({ "path": path, "size": size.0 })).collect();
         let body = json!(entries).to_string().into_bytes();
         let outcome = Outcome { status: 0, headers: Vec::new(), body };
         let page = self.target.list_parse(prefix, &outcome).await?;
@@ -170,7 +172,10 @@ impl ObjectStore {
     }
 
     fn no_http(&self) -> Error {
-        Error::invalid(format!("repository '{}' wants HTTP operations, which this version does not send", self.name))
+        Error::invalid(format!(
+            "repository '{}' wants HTTP operations, which this version does not send",
+            self.name
+        ))
     }
 }
 

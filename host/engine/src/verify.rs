@@ -12,12 +12,12 @@ use tidemark_model::{BackupId, BackupStatus, ByteLen, Extent, GuestOffset, JobKi
 use tidemark_qcow2::Image;
 use tokio_util::sync::CancellationToken;
 
+use crate::chain;
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::queue::JobContext;
 use crate::requests::{VerifyLevel, VerifyPayload};
 use crate::store::{self, ObjectStore};
-use crate::chain;
 
 impl Engine {
     /// Queues the verification of a backup and of all it needs.
@@ -61,7 +61,9 @@ pub(crate) async fn run(job: &Arc<JobContext>) -> Result<Value> {
         for disk in &backup.disks {
             job.check_cancelled()?;
             let (checked, key) = (objects, disk.object_key.clone());
-            job.report_with(move || json!({ "phase": "verifying", "objects_checked": checked, "object": key }));
+            job.report_with(
+                move || json!({ "phase": "verifying", "objects_checked": checked, "object": key }),
+            );
             if let Err(error) = verify_object(&mut store, disk, level, &job.cancel).await {
                 findings.push(finding(backup, disk, damage(error)?));
             }
@@ -122,7 +124,12 @@ fn damage(error: Error) -> Result<String> {
 }
 
 fn finding(backup: &Backup, disk: &BackupDisk, message: String) -> Finding {
-    Finding { backup_id: backup.id, disk_index: disk.disk_index, object_key: disk.object_key.clone(), message }
+    Finding {
+        backup_id: backup.id,
+        disk_index: disk.disk_index,
+        object_key: disk.object_key.clone(),
+        message,
+    }
 }
 
 async fn verify_object(
@@ -146,7 +153,7 @@ async fn verify_object(
         }
         let report = tidemark_qcow2::check(&Image::open(Arc::new(file))?)?;
         if !report.is_clean() {
-            return Err(Error::damaged(format!("is not sound in structure: {report}")));
+            return Err(Error::damaged(format!("is not sound in structure: {}", report.problems.join(", "))));
         }
         Ok(())
     })

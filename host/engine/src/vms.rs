@@ -8,7 +8,7 @@ use tidemark_plugins::{Finding, VirtualMachine};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::requests::{BackupPayload, BackupRequest, BackupView, SubmittedBackup};
-use crate::{backup, inventory};
+use crate::{backup, inventory, plugins};
 
 impl Engine {
     /// Logs in and reports what stands in the way of backups.
@@ -19,7 +19,7 @@ impl Engine {
         let record = self.connector(name_or_id).await?;
         let (mut connector, _) = self.shared.open_connector(&record, None, None).await?;
         let findings = connector.check().await;
-        connector.close().await.unwrap_or_else(|e| tracing::debug!(error = %e, "logging out failed"));
+        plugins::log_out(connector).await;
         Ok(findings?)
     }
 
@@ -35,7 +35,7 @@ impl Engine {
     async fn discover_with(&self, record: &ConnectorRecord) -> Result<Vec<VirtualMachine>> {
         let (mut connector, _) = self.shared.open_connector(record, None, None).await?;
         let found = connector.list_all_vms().await;
-        connector.close().await.unwrap_or_else(|e| tracing::debug!(error = %e, "logging out failed"));
+        plugins::log_out(connector).await;
         Ok(found?)
     }
 
@@ -51,10 +51,13 @@ impl Engine {
             let matching: Vec<_> = found.iter().filter(|vm| vm.key == *name || vm.name == *name).collect();
             match matching.as_slice() {
                 [vm] => wanted.push(*vm),
-                [] => return Err(Error::not_found(&format!("VM on connector '{}' named", record.name), name)),
+                [] => {
+                    return Err(Error::not_found(&format!("VM on connector '{}' named", record.name), name));
+                }
                 _ => {
                     let keys: Vec<_> = matching.iter().map(|vm| vm.key.as_str()).collect();
-                    let message = format!("several VMs are named '{name}'; use one of the keys {}", keys.join(", "));
+                    let message =
+                        format!("several VMs are named '{name}'; use one of the keys {}", keys.join(", "));
                     return Err(Error::new(ErrorKind::Conflict, message));
                 }
             }
@@ -65,7 +68,9 @@ impl Engine {
             let json = inventory::to_json(vm);
             self.adopt_imported(&record, vm).await?;
             added.push(self.catalog().upsert_vm(record.id, &vm.key, &vm.name, &json, now).await?);
-            self.shared.audit(actor, "vm.add", &vm.name, json!({ "connector": record.name, "key": vm.key })).await;
+            self.shared
+                .audit(actor, "vm.add", &vm.name, json!({ "connector": record.name, "key": vm.key }))
+                .await;
         }
         Ok(added)
     }
@@ -74,7 +79,8 @@ impl Engine {
     /// that its chain goes on too.
     async fn adopt_imported(&self, record: &ConnectorRecord, seen: &VirtualMachine) -> Result<()> {
         let known = self.catalog().list_vms().await?;
-        let orphan = known.iter().find(|vm| vm.connector_id.is_none() && vm.key == seen.key && vm.name == seen.name);
+        let orphan =
+            known.iter().find(|vm| vm.connector_id.is_none() && vm.key == seen.key && vm.name == seen.name);
         let taken = known.iter().any(|vm| vm.connector_id == Some(record.id) && vm.key == seen.key);
         if let (Some(orphan), false) = (orphan, taken) {
             self.catalog().attach_vm(orphan.id, record.id).await?;
@@ -102,7 +108,10 @@ impl Engine {
         let vm = self.vm(&vm).await?;
         let repository = self.repository(&repository).await?;
         if vm.connector_id.is_none() {
-            let message = format!("VM '{}' is known only from an imported repository; add it by its connector", vm.name);
+            let message = format!(
+                "VM '{}' is known only from an imported repository; add it by its connector",
+                vm.name
+            );
             return Err(Error::invalid(message));
         }
         let payload = BackupPayload {
@@ -134,8 +143,8 @@ impl Engine {
         if job.kind != JobKind::Backup {
             return Err(unknown());
         }
-        let payload: BackupPayload =
-            serde_json::from_str(&job.payload_json).map_err(|e| Error::damaged(format!("a job's payload: {e}")))?;
+        let payload: BackupPayload = serde_json::from_str(&job.payload_json)
+            .map_err(|e| Error::damaged(format!("a job's payload: {e}")))?;
         let vm = self.vm(&payload.vm_id).await?;
         Ok(BackupView::Pending { job: Box::new(job), vm: Box::new(vm) })
     }

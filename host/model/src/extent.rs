@@ -269,7 +269,8 @@ mod tests {
 
     #[test]
     fn difference_is_what_only_the_first_covers() {
-        let rest = list(&[(0, 10), (20, 10), (40, 5)]).difference(&list(&[(2, 3), (8, 14), (24, 1), (30, 50)]));
+        let rest =
+            list(&[(0, 10), (20, 10), (40, 5)]).difference(&list(&[(2, 3), (8, 14), (24, 1), (30, 50)]));
         assert_eq!(pairs(&rest), [(0, 2), (5, 3), (22, 2), (25, 5)]);
         let (a, b) = (list(&[(0, 100)]), list(&[(10, 10), (30, 10)]));
         assert_eq!(a.difference(&b).total().0 + a.intersection(&b).total().0, 100);

@@ -85,7 +85,9 @@ impl JobState {
             (Self::Running, JobEvent::Fail) => Ok(Self::Failed),
             (Self::Running, JobEvent::Expire) => Ok(Self::Queued),
             (Self::Running, JobEvent::Claim) => Err(JobDenied::AlreadyRunning),
-            (Self::Queued, JobEvent::Succeed | JobEvent::Fail | JobEvent::Expire) => Err(JobDenied::NotRunning),
+            (Self::Queued, JobEvent::Succeed | JobEvent::Fail | JobEvent::Expire) => {
+                Err(JobDenied::NotRunning)
+            }
         }
     }
 
@@ -162,7 +164,9 @@ mod tests {
     #[test]
     fn an_ended_job_stays_ended() {
         for state in [JobState::Succeeded, JobState::Failed, JobState::Cancelled] {
-            for event in [JobEvent::Claim, JobEvent::Succeed, JobEvent::Fail, JobEvent::Cancel, JobEvent::Expire] {
+            for event in
+                [JobEvent::Claim, JobEvent::Succeed, JobEvent::Fail, JobEvent::Cancel, JobEvent::Expire]
+            {
                 assert_eq!(state.apply(event), Err(JobDenied::AlreadyEnded(state)));
             }
         }

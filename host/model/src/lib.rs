@@ -14,9 +14,7 @@ pub use backup::{
     BackupStatus, BackupType, ChangeId, FullReason, ParseBackupTypeError, ParseStatusError, RequestedType,
 };
 pub use extent::{ByteLen, Extent, ExtentError, ExtentList, GuestOffset, HostOffset};
-pub use id::{
-    BackupId, ConnectorId, DiskId, IdParseError, JobId, MountId, RepositoryId, TokenId, VmId,
-};
+pub use id::{BackupId, ConnectorId, DiskId, IdParseError, JobId, MountId, RepositoryId, TokenId, VmId};
 pub use job::{JobDenied, JobEvent, JobKind, JobState, ParseJobError};
 pub use time::UtcMillis;
 pub use vm::{DiskKey, slug};

@@ -33,15 +33,22 @@ pub struct Connector {
 }
 
 impl Connector {
+    /// Running and who it claims to be, but not configured.
+    pub(crate) async fn described(guest: Guest<wit::Connector>, contract: &str) -> Result<Self, Error> {
+        let mut connector = Self { guest };
+        let guest = &mut connector.guest;
+        let said = call_guest!(guest, "describe", tidemark_plugin_hypervisor.call_describe());
+        guest.check_description(said, contract)?;
+        Ok(connector)
+    }
+
     pub(crate) async fn start(
         guest: Guest<wit::Connector>,
         contract: &str,
         settings: &str,
     ) -> Result<Self, Error> {
-        let mut connector = Self { guest };
+        let mut connector = Self::described(guest, contract).await?;
         let guest = &mut connector.guest;
-        let said = call_guest!(guest, "describe", tidemark_plugin_hypervisor.call_describe());
-        guest.check_description(said, contract)?;
         let configured = call_guest!(guest, "configure", tidemark_plugin_hypervisor.call_configure(settings));
         guest.returned("configure", configured)?;
         Ok(connector)

@@ -37,15 +37,15 @@ pub enum Grant {
     Http(Option<Target>),
     /// NBD, likewise.
     Nbd(Option<Target>),
-    /// A folder and all below it.
-    Path(PathBuf),
+    /// A folder and all below it, or every folder that manifest and settings name.
+    Path(Option<PathBuf>),
     /// Reading through VMware's VDDK from the servers that manifest and settings name.
     Vddk,
 }
 
 /// A text that is no grant.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is no capability (http, http:HOST[:PORT], nbd, nbd:HOST[:PORT], path:/FOLDER or vddk)")]
+#[error("'{0}' is no capability (http, http:HOST[:PORT], nbd, nbd:HOST[:PORT], path, path:/FOLDER or vddk)")]
 pub struct ParseGrantError(pub String);
 
 /// Everything that was granted to one plugin.
@@ -91,7 +91,7 @@ impl Grants {
     /// [`Denied`] where no grant covers it, or the path is not absolute and clean.
     pub fn check_path(&self, folder: &Path) -> Result<(), Denied> {
         let covered =
-            self.0.iter().any(|grant| matches!(grant, Grant::Path(above) if is_below(folder, above)));
+            self.0.iter().any(|grant| matches!(grant, Grant::Path(above) if above.as_ref().is_none_or(|above| is_below(folder, above))));
         granted("path", covered, || folder.display().to_string())
     }
 
@@ -210,7 +210,10 @@ impl FromStr for Grant {
             ("http", target) => Ok(Self::Http(target_of(target)?)),
             ("nbd", target) => Ok(Self::Nbd(target_of(target)?)),
             ("vddk", None) => Ok(Self::Vddk),
-            ("path", Some(folder)) if is_clean(Path::new(folder)) => Ok(Self::Path(PathBuf::from(folder))),
+            ("path", None) => Ok(Self::Path(None)),
+            ("path", Some(folder)) if is_clean(Path::new(folder)) => {
+                Ok(Self::Path(Some(PathBuf::from(folder))))
+            }
             _ => Err(wrong()),
         }
     }

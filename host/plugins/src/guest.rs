@@ -152,6 +152,7 @@ pub(crate) fn arm(store: &mut Store<State>) -> Duration {
     let state = store.data_mut();
     let timeout = state.limits.call_timeout;
     state.deadline = Instant::now() + timeout;
+    state.busy_ticks = 0;
     state.host_calls_left = state.limits.host_calls;
     let fuel = state.limits.policy_fuel;
     store.set_epoch_deadline(1);

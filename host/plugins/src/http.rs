@@ -3,6 +3,7 @@
 //! resolved address is checked and exactly that address is connected to, so that a name cannot change its mind.
 
 mod address;
+mod range;
 mod tls;
 
 use std::collections::HashMap;
@@ -22,6 +23,7 @@ use tokio::task::JoinSet;
 use crate::manifest::Network;
 
 pub use address::check as check_address;
+pub use range::RangeReader;
 pub(crate) use tls::Trust;
 
 /// Idle connections a session keeps at most.

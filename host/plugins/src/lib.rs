@@ -37,7 +37,7 @@ pub use filesystem::{
     DirectoryEntry, EntryPage, GuestFilesystem, NamedStream, NodeKind, NodeStat, VolumeId, VolumeInfo,
 };
 pub use grants::{Denied, Grant, Grants, ParseGrantError, Rights, Target, covers};
-pub use http::check_address;
+pub use http::{RangeReader, check_address};
 pub use inspect::{Inspection, inspect};
 pub use limits::Limits;
 pub use manifest::{

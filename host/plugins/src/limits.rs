@@ -14,8 +14,11 @@ pub struct Limits {
     pub memory_bytes: usize,
     /// Elements of one table.
     pub table_elements: usize,
-    /// How long one call may take, waiting for the host included.
+    /// How long one call may take, waiting for the host included. Long, because a hypervisor may take its time over
+    /// a snapshot.
     pub call_timeout: Duration,
+    /// How long a guest may compute without asking the host for anything.
+    pub run_timeout: Duration,
     /// What one call may ask of the host: a log line, a digest or a disk read costs 1, a request 50.
     pub host_calls: u32,
     /// Bytes that cross from the guest to the host in one call or answer.
@@ -35,7 +38,8 @@ impl Default for Limits {
         Self {
             memory_bytes: 64 << 20,
             table_elements: 100_000,
-            call_timeout: Duration::from_secs(60),
+            call_timeout: Duration::from_secs(3600),
+            run_timeout: Duration::from_secs(10),
             host_calls: 50_000,
             transfer_bytes: 32 << 20,
             response_bytes: 16 << 20,

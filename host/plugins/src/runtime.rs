@@ -18,10 +18,10 @@ use crate::manifest::{LanguageRuntime, Manifest, PluginKind};
 use crate::state::State;
 
 /// How often running guests are looked at.
-const TICK: Duration = Duration::from_millis(10);
+pub(crate) const TICK: Duration = Duration::from_millis(10);
 
 /// How a runtime works.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct RuntimeOptions {
     /// Where compiled components are kept; a folder of its own. None compiles at every load.
     pub cache_dir: Option<PathBuf>,

@@ -13,7 +13,7 @@ use crate::filesystem::GuestFilesystem;
 use crate::grants::{Grants, Rights};
 use crate::guest::{Guest, arm, why_stopped};
 use crate::http::HttpClient;
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, PluginKind};
 use crate::offered::disk::ReadOnlyDisk;
 use crate::offered::log::LogAllowance;
 use crate::policy::Policy;
@@ -74,6 +74,28 @@ macro_rules! open {
 }
 
 impl Runtime {
+    /// Starts a plugin of any kind without settings or rights, and compares what it says of itself with its manifest.
+    ///
+    /// # Errors
+    /// How the plugin misbehaved.
+    pub async fn self_check(&self, plugin: &Plugin) -> Result<(), Error> {
+        let bare = Session::bare("self-check");
+        let contract = &plugin.manifest().contract;
+        match plugin.manifest().kind {
+            PluginKind::Connector => {
+                let guest = open!(self, plugin, bare, Vec::new(), Connector);
+                Connector::described(guest, contract).await.map(drop)
+            }
+            PluginKind::StorageTarget => {
+                let guest = open!(self, plugin, bare, Vec::new(), StorageTarget);
+                StorageTarget::described(guest, contract).await.map(drop)
+            }
+            PluginKind::GuestFilesystem => self.guest_filesystem(plugin, bare, Vec::new()).await.map(drop),
+            PluginKind::VolumeReader => self.volume_reader(plugin, bare, Vec::new()).await.map(drop),
+            PluginKind::Policy => self.policy(plugin, bare).await.map(drop),
+        }
+    }
+
     /// Starts a connector: instantiates, compares its description with the manifest, configures.
     ///
     /// # Errors
@@ -157,6 +179,7 @@ impl Runtime {
             log: LogAllowance::new(limits.log_burst),
             started: Instant::now(),
             deadline: Instant::now(),
+            busy_ticks: 0,
             memory_bytes: 0,
             host_calls_left: 0,
             stopped: None,
@@ -166,9 +189,12 @@ impl Runtime {
         store.limiter(|state| state);
         store.set_hostcall_fuel(store.data().limits.transfer_bytes);
         // Each tick gives the thread away once, so that a busy guest shares it and the outer clock is heard.
-        store.epoch_deadline_callback(|context| {
-            let late = Instant::now() >= context.data().deadline;
-            Ok(if late { UpdateDeadline::Interrupt } else { UpdateDeadline::Yield(1) })
+        store.epoch_deadline_callback(|mut context| {
+            Ok(if context.data_mut().is_overdue() {
+                UpdateDeadline::Interrupt
+            } else {
+                UpdateDeadline::Yield(1)
+            })
         });
         Ok(store)
     }

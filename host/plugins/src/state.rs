@@ -11,6 +11,7 @@ use crate::http::HttpClient;
 use crate::limits::Limits;
 use crate::offered::disk::ReadOnlyDisk;
 use crate::offered::log::LogAllowance;
+use crate::runtime::TICK;
 use crate::secrets::Secrets;
 
 /// The store's data.
@@ -28,6 +29,8 @@ pub(crate) struct State {
     pub(crate) started: Instant,
     /// When the running call has to end.
     pub(crate) deadline: Instant,
+    /// Ticks in which the guest computed since it last asked the host for something.
+    pub(crate) busy_ticks: u32,
     pub(crate) memory_bytes: usize,
     pub(crate) host_calls_left: u32,
     /// Why the host itself stopped the guest.
@@ -42,8 +45,21 @@ impl State {
         error
     }
 
+    /// Whether the guest has to stop now; called at each tick in which it computes, never while it waits for the host.
+    pub(crate) fn is_overdue(&mut self) -> bool {
+        self.busy_ticks += 1;
+        let computed = TICK * self.busy_ticks;
+        if computed > self.limits.run_timeout && computed < self.limits.call_timeout {
+            let message =
+                format!("it computed for {} ms without asking the host for anything", computed.as_millis());
+            self.stopped.get_or_insert((ErrorKind::Timeout, message));
+        }
+        self.stopped.is_some() || Instant::now() >= self.deadline
+    }
+
     /// Pays for a call of the host.
     pub(crate) fn spend(&mut self, cost: u32) -> wasmtime::Result<()> {
+        self.busy_ticks = 0;
         match self.host_calls_left.checked_sub(cost) {
             Some(left) => {
                 self.host_calls_left = left;

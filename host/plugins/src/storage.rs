@@ -24,15 +24,22 @@ pub struct StorageTarget {
 }
 
 impl StorageTarget {
+    /// Running and who it claims to be, but not configured.
+    pub(crate) async fn described(guest: Guest<wit::StorageTarget>, contract: &str) -> Result<Self, Error> {
+        let mut target = Self { guest, planned: Planned::default() };
+        let guest = &mut target.guest;
+        let said = call_guest!(guest, "describe", tidemark_plugin_storage.call_describe());
+        guest.check_description(said, contract)?;
+        Ok(target)
+    }
+
     pub(crate) async fn start(
         guest: Guest<wit::StorageTarget>,
         contract: &str,
         settings: &str,
     ) -> Result<Self, Error> {
-        let mut target = Self { guest, planned: Planned::default() };
+        let mut target = Self::described(guest, contract).await?;
         let guest = &mut target.guest;
-        let said = call_guest!(guest, "describe", tidemark_plugin_storage.call_describe());
-        guest.check_description(said, contract)?;
         let configured = call_guest!(guest, "configure", tidemark_plugin_storage.call_configure(settings));
         guest.returned("configure", configured)?;
         Ok(target)

@@ -90,7 +90,8 @@ async fn open_all<'c>(
     leases: &mut Vec<DiskLease>,
 ) -> Result<Vec<Ready<'c>>> {
     let shared = Arc::clone(&attempt.job.shared);
-    let secrets = shared.secrets.open_all(&attempt.subject.connector.name, &attempt.subject.connector.secrets_json)?;
+    let secrets =
+        shared.secrets.open_all(&attempt.subject.connector.name, &attempt.subject.connector.secrets_json)?;
     let vm_key = attempt.subject.vm.key.clone();
     let mut ready = Vec::new();
     for (disk, object) in chosen.disks.iter().zip(objects) {
@@ -126,15 +127,21 @@ async fn allocated_by_connector(
     disk: &ChosenDisk,
 ) -> Option<ExtentList> {
     let vm_key = attempt.subject.vm.key.clone();
-    let answer =
-        attempt.connector.changed_areas(&vm_key, &snapshot.token, &disk.key, &Since::Allocated, disk.capacity).await;
-    answer.map_err(|e| tracing::info!(error = %e, "allocated areas are not known; reading the whole disk")).ok()
+    let answer = attempt
+        .connector
+        .changed_areas(&vm_key, &snapshot.token, &disk.key, &Since::Allocated, disk.capacity)
+        .await;
+    answer
+        .map_err(|e| tracing::info!(error = %e, "allocated areas are not known; reading the whole disk"))
+        .ok()
 }
 
 async fn move_ready(attempt: &mut Attempt<'_>, ready: Vec<Ready<'_>>) -> Result<MovedDisks> {
     let job = Arc::clone(attempt.job);
-    let counters: Vec<_> =
-        ready.iter().map(|disk| (disk.chosen.index, disk.chosen.capacity.0, Arc::clone(&disk.progress))).collect();
+    let counters: Vec<_> = ready
+        .iter()
+        .map(|disk| (disk.chosen.index, disk.chosen.capacity.0, Arc::clone(&disk.progress)))
+        .collect();
     job.report_with(move || progress_json(&counters));
     let stop = job.cancel.child_token();
     let mut moves: FuturesUnordered<_> = ready
@@ -194,8 +201,9 @@ async fn move_one(
         }),
     };
     let object = object.create(plan.read.total()).await.map_err(context)?;
-    let moved =
-        mover::move_disk(&source, &plan, spec, object, job.shared.tuning(), &progress, stop).await.map_err(context)?;
+    let moved = mover::move_disk(&source, &plan, spec, object, job.shared.tuning(), &progress, stop)
+        .await
+        .map_err(context)?;
     source.close().await;
     let record = BackupDisk {
         disk_index: chosen.index,
@@ -215,9 +223,8 @@ async fn move_one(
 
 /// Full: what is allocated. Incremental: what changed; of that, what is not allocated any more is zero now.
 fn move_plan(disk: &ChosenDisk, allocated: Option<ExtentList>) -> MovePlan {
-    let allocated = allocated
-        .unwrap_or_else(|| ExtentList::whole(disk.capacity))
-        .aligned(CLUSTER_SIZE, disk.capacity);
+    let allocated =
+        allocated.unwrap_or_else(|| ExtentList::whole(disk.capacity)).aligned(CLUSTER_SIZE, disk.capacity);
     match &disk.changed {
         None => MovePlan { read: allocated, zero: ExtentList::empty() },
         Some(changed) => {
@@ -241,7 +248,9 @@ fn progress_json(counters: &[(u32, u64, Arc<MoveProgress>)]) -> Value {
             })
         })
         .collect();
-    let sum = |counter: fn(&MoveProgress) -> u64| counters.iter().map(|(_, _, progress)| counter(progress)).sum::<u64>();
+    let sum = |counter: fn(&MoveProgress) -> u64| {
+        counters.iter().map(|(_, _, progress)| counter(progress)).sum::<u64>()
+    };
     json!({
         "phase": "moving",
         "planned_bytes": sum(|p| p.planned.load(Ordering::Relaxed)),

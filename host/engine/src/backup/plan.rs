@@ -60,8 +60,12 @@ impl Chosen {
 
 /// Chooses, asking the hypervisor for the changes of every disk before anything is moved.
 pub(super) async fn choose(attempt: &mut Attempt<'_>, snapshot: &Snapshot) -> Result<Chosen> {
-    let latest =
-        attempt.job.shared.catalog.latest_backup(attempt.subject.vm.id, attempt.subject.repository.id).await?;
+    let latest = attempt
+        .job
+        .shared
+        .catalog
+        .latest_backup(attempt.subject.vm.id, attempt.subject.repository.id)
+        .await?;
     let parent = match &latest {
         Some(backup) => Some(parent_state(attempt, backup).await?),
         None => None,
@@ -69,7 +73,11 @@ pub(super) async fn choose(attempt: &mut Attempt<'_>, snapshot: &Snapshot) -> Re
     let now: Vec<DiskState> = snapshot
         .disks
         .iter()
-        .map(|disk| DiskState { key: disk.key.clone(), capacity: disk.capacity, change_id: disk.change_id.clone() })
+        .map(|disk| DiskState {
+            key: disk.key.clone(),
+            capacity: disk.capacity,
+            change_id: disk.change_id.clone(),
+        })
         .collect();
     let mut plan = tidemark_policy::propose(attempt.subject.requested, parent.as_ref());
     plan = tidemark_policy::confirm(plan, parent.as_ref(), &now);
@@ -107,7 +115,8 @@ fn describe(
     let mut changes = changes.map(Vec::into_iter);
     let mut disks = Vec::new();
     for (disk, position) in snapshot.disks.iter().zip(0_u32..) {
-        let before = parent.as_ref().and_then(|parent| parent.disks.iter().find(|old| old.disk_key == disk.key));
+        let before =
+            parent.as_ref().and_then(|parent| parent.disks.iter().find(|old| old.disk_key == disk.key));
         disks.push(ChosenDisk {
             index: before.map_or(position, |old| old.disk_index),
             key: disk.key.clone(),
@@ -121,7 +130,7 @@ fn describe(
     Chosen { plan, reason_code, reason, folder: VmFolder(folder), disks }
 }
 
-async fn parent_state(attempt: &Attempt<'_>, backup: &Backup) -> Result<ParentState> {
+async fn parent_state(attempt: &mut Attempt<'_>, backup: &Backup) -> Result<ParentState> {
     let mut missing_object = None;
     'chain: for link in attempt.job.shared.catalog.ancestry(backup.id).await? {
         for disk in &link.disks {
@@ -162,7 +171,8 @@ async fn changed_areas(
     let mut all = Vec::new();
     for disk in &snapshot.disks {
         attempt.job.check_cancelled()?;
-        let since = parent.disks.iter().find(|old| old.disk_key == disk.key).and_then(|old| old.change_id.clone());
+        let since =
+            parent.disks.iter().find(|old| old.disk_key == disk.key).and_then(|old| old.change_id.clone());
         let Some(since) = since else {
             return Ok(Err(FullReason::NoChangeId { disk: disk.key.to_string() }));
         };

@@ -35,7 +35,11 @@ impl Subject {
         })
     }
 
-    pub(super) async fn open_connector(&self, shared: &Arc<Shared>, job: &Job) -> Result<(Connector, PluginPin)> {
+    pub(super) async fn open_connector(
+        &self,
+        shared: &Arc<Shared>,
+        job: &Job,
+    ) -> Result<(Connector, PluginPin)> {
         shared.open_connector(&self.connector, Some(job.id), None).await
     }
 

@@ -24,11 +24,11 @@ const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 /// Where the programs are.
 #[derive(Debug, Clone)]
-pub struct VddkOptions {
+pub(crate) struct VddkOptions {
     /// `nbdkit`, by name or path.
-    pub nbdkit: PathBuf,
+    pub(crate) nbdkit: PathBuf,
     /// The folder of the VDDK distribution (`vmware-vix-disklib-distrib`).
-    pub libdir: Option<PathBuf>,
+    pub(crate) libdir: Option<PathBuf>,
 }
 
 impl Default for VddkOptions {
@@ -54,7 +54,12 @@ impl VddkServer {
         started
     }
 
-    async fn start_in(folder: &Path, disk: &VddkSource, password: &str, options: &VddkOptions) -> Result<Self> {
+    async fn start_in(
+        folder: &Path,
+        disk: &VddkSource,
+        password: &str,
+        options: &VddkOptions,
+    ) -> Result<Self> {
         let password_file = folder.join("password");
         write_private(&password_file, password)?;
         let socket = folder.join("nbd.sock");
@@ -66,7 +71,10 @@ impl VddkServer {
             .kill_on_drop(true)
             .spawn()
             .map_err(|e| {
-                Error::io(format!("starting {} (install nbdkit and its vddk plugin)", options.nbdkit.display()), e)
+                Error::io(
+                    format!("starting {} (install nbdkit and its vddk plugin)", options.nbdkit.display()),
+                    e,
+                )
             })?;
         let mut server = Self { child, folder: folder.to_path_buf() };
         server.wait_for(&socket).await?;
@@ -84,7 +92,10 @@ impl VddkServer {
                 ));
             }
             if tokio::time::Instant::now() >= deadline {
-                return Err(Error::new(ErrorKind::Unavailable, "nbdkit vddk did not serve the disk within a minute"));
+                return Err(Error::new(
+                    ErrorKind::Unavailable,
+                    "nbdkit vddk did not serve the disk within a minute",
+                ));
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -106,7 +117,9 @@ impl VddkServer {
 
     /// Ends the process (politely, then not) and removes folder and password.
     pub(crate) async fn stop(mut self) {
-        if let Some(pid) = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw) {
+        if let Some(pid) =
+            self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw)
+        {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         }
         if tokio::time::timeout(STOP_LIMIT, self.child.wait()).await.is_err() {
@@ -129,17 +142,28 @@ fn arguments(
     password_file: &Path,
     libdir: Option<&Path>,
 ) -> Result<Vec<OsString>> {
-    let VddkSource { server, port, username, password_secret: _, thumbprint, vm_moref, snapshot_moref, file, modes } =
-        disk;
-    for (what, value) in [("vm", vm_moref), ("snapshot", snapshot_moref), ("file", file), ("server", server)] {
+    let VddkSource {
+        server,
+        port,
+        username,
+        password_secret: _,
+        thumbprint,
+        vm_moref,
+        snapshot_moref,
+        file,
+        modes,
+    } = disk;
+    for (what, value) in [("vm", vm_moref), ("snapshot", snapshot_moref), ("file", file), ("server", server)]
+    {
         if value.is_empty() || value.chars().any(char::is_control) {
             return Err(Error::invalid(format!("the plugin's VDDK descriptor has an unusable {what}")));
         }
     }
-    let mut arguments: Vec<OsString> = ["--foreground", "--exit-with-parent", "--readonly", "--newstyle", "--unix"]
-        .into_iter()
-        .map(OsString::from)
-        .collect();
+    let mut arguments: Vec<OsString> =
+        ["--foreground", "--exit-with-parent", "--readonly", "--newstyle", "--unix"]
+            .into_iter()
+            .map(OsString::from)
+            .collect();
     arguments.push(socket.into());
     arguments.push("vddk".into());
     let mut set = |key: &str, value: &std::ffi::OsStr| {
@@ -196,20 +220,37 @@ mod tests {
 
     #[test]
     fn the_arguments_are_structured_and_hold_no_password() {
-        let args = arguments(&disk(), Path::new("/r/s"), Path::new("/r/p"), Some(Path::new("/opt/vddk"))).unwrap();
+        let args =
+            arguments(&disk(), Path::new("/r/s"), Path::new("/r/p"), Some(Path::new("/opt/vddk"))).unwrap();
         let args: Vec<_> = args.iter().map(|a| a.to_str().unwrap()).collect();
         assert_eq!(
             args,
             [
-                "--foreground", "--exit-with-parent", "--readonly", "--newstyle", "--unix", "/r/s", "vddk",
-                "libdir=/opt/vddk", "server=vc.example", "port=443", "user=backup@vsphere.local", "password=+/r/p",
-                "thumbprint=AA:BB", "vm=moref=vm-10", "snapshot=snapshot-3", "transports=nbdssl:nbd",
+                "--foreground",
+                "--exit-with-parent",
+                "--readonly",
+                "--newstyle",
+                "--unix",
+                "/r/s",
+                "vddk",
+                "libdir=/opt/vddk",
+                "server=vc.example",
+                "port=443",
+                "user=backup@vsphere.local",
+                "password=+/r/p",
+                "thumbprint=AA:BB",
+                "vm=moref=vm-10",
+                "snapshot=snapshot-3",
+                "transports=nbdssl:nbd",
                 "file=[ds 1] web/web.vmdk",
             ]
         );
         let mut odd = disk();
         odd.file = "a\nb".to_owned();
-        assert_eq!(arguments(&odd, Path::new("/s"), Path::new("/p"), None).unwrap_err().kind(), ErrorKind::Invalid);
+        assert_eq!(
+            arguments(&odd, Path::new("/s"), Path::new("/p"), None).unwrap_err().kind(),
+            ErrorKind::Invalid
+        );
     }
 
     /// A stand-in for nbdkit that records how it was called and then serves through the real one.
@@ -252,7 +293,8 @@ mod tests {
     async fn a_failing_server_says_why_and_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let record = dir.path().join("socket");
-        let body = format!("echo \"$6\" > {}; echo 'libvixDiskLib.so.8: not found' >&2; exit 1", record.display());
+        let body =
+            format!("echo \"$6\" > {}; echo 'libvixDiskLib.so.8: not found' >&2; exit 1", record.display());
         let options = recording_nbdkit(dir.path(), &body);
         let error = VddkServer::start(&disk(), "s3cret", &options).await.err().unwrap();
         assert!(error.to_string().contains("libvixDiskLib.so.8: not found"), "{error}");

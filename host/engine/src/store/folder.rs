@@ -187,7 +187,8 @@ pub(crate) fn free_space(folder: &Path) -> Result<ByteLen> {
 
 /// The handle of the folder that holds the last component, and that component.
 fn open_parent(location: &Location, create: bool) -> Result<(OwnedFd, &OsStr)> {
-    let failed = |e: rustix::io::Errno| Error::io(format!("opening the folder of {}", location.display()), e.into());
+    let failed =
+        |e: rustix::io::Errno| Error::io(format!("opening the folder of {}", location.display()), e.into());
     if create {
         std::fs::create_dir_all(&location.folder)
             .map_err(|e| Error::io(format!("creating {}", location.folder.display()), e))?;

@@ -111,11 +111,12 @@ impl RangeReader {
     /// The bytes and the size of the whole file.
     async fn fetch(&self, offset: u64, length: u64) -> Result<(Vec<u8>, u64), Error> {
         let target = self.uri.path_and_query().map_or("/", |path| path.as_str());
-        let mut request = Request::get(target).body(Full::new(Bytes::new())).map_err(|error| {
-            Error::new(ErrorKind::Invalid, OPERATION, format!("{}: {error}", self.uri))
-        })?;
+        let mut request = Request::get(target)
+            .body(Full::new(Bytes::new()))
+            .map_err(|error| Error::new(ErrorKind::Invalid, OPERATION, format!("{}: {error}", self.uri)))?;
         let authority = self.uri.authority().map_or("", |authority| authority.as_str());
-        let values = [(HOST, authority.to_owned()), (RANGE, format!("bytes={offset}-{}", offset + length - 1))];
+        let values =
+            [(HOST, authority.to_owned()), (RANGE, format!("bytes={offset}-{}", offset + length - 1))];
         for (name, value) in values {
             let value = HeaderValue::from_str(&value)
                 .map_err(|error| Error::new(ErrorKind::Invalid, OPERATION, error.to_string()))?;
@@ -124,8 +125,10 @@ impl RangeReader {
         for (name, value) in &self.headers {
             request.headers_mut().append(name, value.clone());
         }
-        let mut client = self.clients.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
-        let answer = client.send(self.origin.clone(), request, &self.bounds).await.map_err(|e| self.failed(&e))?;
+        let mut client =
+            self.clients.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        let answer =
+            client.send(self.origin.clone(), request, &self.bounds).await.map_err(|e| self.failed(&e))?;
         self.clients.lock().unwrap_or_else(PoisonError::into_inner).push(client);
         self.check(answer, offset, length)
     }
@@ -140,7 +143,8 @@ impl RangeReader {
             status if status >= 500 => return Err(error(ErrorKind::Unavailable, format!("HTTP {status}"))),
             status => return Err(error(ErrorKind::Corrupt, format!("HTTP {status}"))),
         }
-        let range = answer.headers.get(CONTENT_RANGE).and_then(|value| value.to_str().ok()).and_then(content_range);
+        let range =
+            answer.headers.get(CONTENT_RANGE).and_then(|value| value.to_str().ok()).and_then(content_range);
         match range {
             Some((first, last, total)) if first == offset && last == offset + length - 1 && total > last => {
                 if answer.body.len() as u64 != length {
@@ -157,8 +161,12 @@ impl RangeReader {
             HttpFailure::Forbidden(why) => (ErrorKind::Denied, why.clone()),
             HttpFailure::Unavailable(why) => (ErrorKind::Unavailable, why.clone()),
             HttpFailure::Untrusted(why) => (ErrorKind::Auth, why.clone()),
-            HttpFailure::TooLarge(bytes) => (ErrorKind::Corrupt, format!("an answer of more than {bytes} bytes")),
-            HttpFailure::Timeout(after) => (ErrorKind::Timeout, format!("no answer within {} s", after.as_secs())),
+            HttpFailure::TooLarge(bytes) => {
+                (ErrorKind::Corrupt, format!("an answer of more than {bytes} bytes"))
+            }
+            HttpFailure::Timeout(after) => {
+                (ErrorKind::Timeout, format!("no answer within {} s", after.as_secs()))
+            }
         };
         Error::new(kind, OPERATION, format!("{}: {what}", self.uri))
     }
