@@ -194,6 +194,8 @@ fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), Error> {
         std::fs::create_dir_all(folder)?;
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
         std::io::Write::write_all(&mut file, bytes)?;
+        // A temporary file is its owner's alone; a component is for everybody to install.
+        file.as_file().set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
         file.persist(path)?;
         Ok(())
     };

@@ -90,8 +90,11 @@ impl Grants {
     /// # Errors
     /// [`Denied`] where no grant covers it, or the path is not absolute and clean.
     pub fn check_path(&self, folder: &Path) -> Result<(), Denied> {
-        let covered =
-            self.0.iter().any(|grant| matches!(grant, Grant::Path(above) if above.as_ref().is_none_or(|above| is_below(folder, above))));
+        let covered = self.0.iter().any(|grant| match grant {
+            Grant::Path(Some(above)) => is_below(folder, above),
+            Grant::Path(None) => is_clean(folder),
+            _ => false,
+        });
         granted("path", covered, || folder.display().to_string())
     }
 

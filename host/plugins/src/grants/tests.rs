@@ -53,6 +53,15 @@ fn a_folder_is_granted_with_what_is_below() {
 }
 
 #[test]
+fn all_folders_are_those_that_the_settings_name() {
+    let settings = json!({ "path": "/srv/backup/" });
+    let rights = Rights::new(&manifest("path", &["${config.path}"]), &settings, grants(&["path"]));
+    assert!(rights.check_path(Path::new("/srv/backup")).is_ok());
+    assert!(rights.check_path(Path::new("/srv/other")).unwrap_err().reason.contains("manifest"));
+    assert!(rights.check_path(Path::new("/srv/backup/../other")).is_err());
+}
+
+#[test]
 fn manifest_and_grant_must_both_agree() {
     let settings = json!({ "host": "vc.example", "url": "http://plain.example/x" });
     let manifest = manifest("http", &["${config.host}:${config.port}", "${config.url}", "${config.missing}"]);
@@ -70,7 +79,7 @@ fn manifest_and_grant_must_both_agree() {
 #[test]
 fn only_grants_parse() {
     for wrong in
-        ["", "https", "path", "path:relative", "path:/a/../b", "vddk:x", "http:", "http:a b", "nbd:h:99999"]
+        ["", "https", "path:", "path:relative", "path:/a/../b", "vddk:x", "http:", "http:a b", "nbd:h:99999"]
     {
         assert!(wrong.parse::<Grant>().is_err(), "{wrong}");
     }
