@@ -75,6 +75,18 @@ async fn a_plugin_that_fails_at_the_start_is_named() {
 }
 
 #[tokio::test]
+async fn a_loop_ends_soon_where_waiting_may_take_long() {
+    let lab = Lab::connectors(Limits { run_timeout: Duration::from_millis(200), ..Limits::default() }).await;
+    lab.runtime.self_check(&lab.plugin).await.unwrap();
+    let mut connector = lab.open(json!({ "behave": "loop", "in": "keep-alive" }), &[]).await.unwrap();
+    let error = connector.keep_alive().await.unwrap_err();
+    names_the_plugin(&error);
+    assert_eq!(error.kind(), &ErrorKind::Timeout);
+    assert!(error.message().contains("computed"), "{error}");
+    the_next_session_works(&lab).await;
+}
+
+#[tokio::test]
 async fn asking_the_host_too_often_is_stopped() {
     let lab = Lab::connectors(Limits { host_calls: 100, log_burst: 5, ..Limits::default() }).await;
     let mut connector = lab.open(json!({ "behave": "log", "in": "keep-alive" }), &[]).await.unwrap();
