@@ -181,7 +181,10 @@ pub(crate) fn enable(session: &mut Session, vm: &str) -> Result<()> {
     }
     let (stun, _) = snapshot::create(session, vm, STUN_KEY, false)?;
     snapshot::remove(session, vm, &stun.token)?;
-    if tracked(&Machine::read(session, vm)?) {
+    // The snapshot's own ids count too: it is from snapshots that backups read them.
+    let in_effect = stun.disks.iter().all(|disk| disk.change_id.is_some());
+    let machine = Machine::read(session, vm)?;
+    if tracked(&machine) || (machine.tracking && in_effect) {
         return Ok(());
     }
     Err(Error::unavailable(format!("change tracking of {name} was turned on but did not come into effect")))

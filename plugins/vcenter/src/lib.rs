@@ -132,10 +132,12 @@ impl Connector for VCenter {
     }
 
     fn enable_change_tracking(&mut self, vm: &str) -> Result<()> {
+        self.session.begin_call();
         changes::enable(&mut self.session, vm)
     }
 
     fn create_snapshot(&mut self, vm: &str, idempotency_key: &str, quiesce: bool) -> Result<Snapshot> {
+        self.session.begin_call();
         let quiesce = quiesce && self.session.settings().quiesce;
         let (snapshot, disks) = snapshot::create(&mut self.session, vm, idempotency_key, quiesce)?;
         self.frozen.insert(snapshot.token.clone(), disks);
@@ -143,6 +145,7 @@ impl Connector for VCenter {
     }
 
     fn remove_snapshot(&mut self, vm: &str, token: &str) -> Result<()> {
+        self.session.begin_call();
         self.frozen.remove(token);
         snapshot::remove(&mut self.session, vm, token)
     }

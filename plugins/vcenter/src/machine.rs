@@ -8,7 +8,7 @@ use crate::session::Session;
 use crate::xml::{Element, Ref};
 
 /// What is read of every virtual machine.
-pub(crate) const PATHS: [&str; 15] = [
+pub(crate) const PATHS: [&str; 16] = [
     "name",
     "config.template",
     "config.instanceUuid",
@@ -22,6 +22,7 @@ pub(crate) const PATHS: [&str; 15] = [
     "parentVApp",
     "snapshot",
     "datastore",
+    "recentTask",
     "tag",
     "customValue",
 ];
@@ -63,6 +64,8 @@ pub(crate) struct Machine {
     pub(crate) disks: Vec<Disk>,
     pub(crate) snapshots: Vec<SnapshotNode>,
     pub(crate) datastores: Vec<Ref>,
+    /// Tasks that are under way or ended some minutes ago.
+    pub(crate) recent_tasks: Vec<Ref>,
     pub(crate) tags: Vec<String>,
     /// Custom values by the number of their field.
     pub(crate) custom_values: Vec<(String, String)>,
@@ -153,8 +156,10 @@ impl Machine {
             let entries = object.get(path).map(|list| list.children.as_slice()).unwrap_or_default();
             entries.iter().filter_map(|entry| entry.text_of(name).map(str::to_owned)).collect()
         };
-        let datastores =
-            object.get("datastore").map(|list| list.children.iter().filter_map(Element::as_ref).collect());
+        let references = |path: &str| -> Vec<Ref> {
+            let entries = object.get(path).map(|list| list.children.as_slice()).unwrap_or_default();
+            entries.iter().filter_map(Element::as_ref).collect()
+        };
         Ok(Self {
             of: object.of.clone(),
             name: object.text("name").unwrap_or(&object.of.id).to_owned(),
@@ -163,7 +168,8 @@ impl Machine {
             parent: object.get("parent").or_else(|| object.get("parentVApp")).and_then(Element::as_ref),
             disks: devices.map(Disk::all).transpose()?.unwrap_or_default(),
             snapshots,
-            datastores: datastores.unwrap_or_default(),
+            datastores: references("datastore"),
+            recent_tasks: references("recentTask"),
             tags: texts("tag", "key"),
             custom_values: texts("customValue", "key")
                 .into_iter()

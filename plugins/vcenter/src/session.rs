@@ -20,6 +20,12 @@ use crate::xml::{Element, Ref, Xml};
 const REPEATS: u32 = 3;
 const FIRST_PAUSE_MS: u64 = 500;
 
+/// How long one call of the contract may wait before it asks to be called again. The host ends a call after a minute
+/// by throwing the instance away, which would lose the session with it.
+const PATIENCE_MS: u64 = 45_000;
+/// The pause that the host is asked to make before it calls again.
+const CALL_AGAIN_MS: u64 = 1_000;
+
 /// Whether a call may be sent again where it is unknown if the server carried it out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Repeat {
@@ -50,19 +56,34 @@ pub(crate) struct Session {
     content: Option<Rc<Content>>,
     key: String,
     logins: u64,
+    /// When the contract's call that is being answered began.
+    began_ms: u64,
 }
 
 impl Session {
     pub(crate) fn new(settings: Settings, wire: Box<dyn Wire>) -> Self {
-        Self { wire, settings, cookie: None, content: None, key: String::new(), logins: 0 }
+        Self { wire, settings, cookie: None, content: None, key: String::new(), logins: 0, began_ms: 0 }
     }
 
     pub(crate) fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    pub(crate) fn sleep_ms(&mut self, duration: u64) {
+    /// Marks the beginning of a call that may have to wait.
+    pub(crate) fn begin_call(&mut self) {
+        self.began_ms = self.wire.monotonic_ms();
+    }
+
+    /// Waits on the server's side of `doing`, or asks to be called again where that would take too long.
+    pub(crate) fn wait_ms(&mut self, duration: u64, doing: &str) -> Result<()> {
+        let spent = self.wire.monotonic_ms().saturating_sub(self.began_ms);
+        if spent + duration > PATIENCE_MS {
+            let mut error = Error::unavailable(format!("{doing} is not finished yet; call again"));
+            error.retry_after_ms = Some(CALL_AGAIN_MS);
+            return Err(error);
+        }
         self.wire.sleep_ms(duration);
+        Ok(())
     }
 
     /// The service content; logs in where that was not done yet.

@@ -32,7 +32,7 @@ pub(crate) fn create(
     if key.is_empty() || key.len() > 200 || key.chars().any(char::is_control) || key.trim() != key {
         return Err(Error::config("an idempotency key is one line of at most 200 bytes"));
     }
-    let machine = Machine::read(session, vm)?;
+    let machine = settled(session, vm)?;
     if let Some(reason) = machine.not_protected() {
         return Err(Error::unsupported(format!("{} cannot be backed up: {reason}", machine.name)));
     }
@@ -67,6 +67,12 @@ pub(crate) fn create(
     }
     let token = node.of.id.clone();
     Ok((Snapshot { token, quiesced: node.quiesced, disks: protected, warnings }, disks))
+}
+
+/// The machine once no task on its snapshots is under way.
+fn settled(session: &mut Session, vm: &str) -> Result<Machine> {
+    let machine = Machine::read(session, vm)?;
+    if task::settle(session, &machine)? { Machine::read(session, vm) } else { Ok(machine) }
 }
 
 /// The disks as the snapshot has frozen them.
@@ -112,7 +118,7 @@ fn take(
 /// does not exist any more is removed.
 pub(crate) fn remove(session: &mut Session, vm: &str, token: &str) -> Result<()> {
     let of = Ref::checked("VirtualMachineSnapshot", token)?;
-    let machine = match Machine::read(session, vm) {
+    let machine = match settled(session, vm) {
         Ok(machine) => machine,
         Err(error) if error.kind == ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),

@@ -9,6 +9,9 @@ use crate::xml::{Element, Ref, Xml};
 /// The oldest API version that is spoken, and the one that requests are made in.
 pub(crate) const API_VERSION: &str = "6.7";
 
+/// Below the minute that the host gives a whole call, so that a slow server ends in an error of ours.
+const TIMEOUT_MS: u64 = 50_000;
+
 const HEAD: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<soapenv:Envelope \
     xmlns:soapenv=\"http://schemas.xmlsoap.org/soap/envelope/\" xmlns:xsd=\"http://www.w3.org/2001/XMLSchema\" \
     xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\"><soapenv:Body>";
@@ -23,6 +26,7 @@ pub(crate) fn envelope(method: &str, this: &Ref, arguments: impl FnOnce(Xml) -> 
 /// The HTTP request that carries an envelope.
 pub(crate) fn request(url: &str, cookie: Option<&str>, parts: Vec<Part>) -> Request {
     let request = Request::post(url)
+        .timeout_ms(TIMEOUT_MS)
         .header("Content-Type", "text/xml; charset=utf-8")
         .header("SOAPAction", format!("\"urn:vim25/{API_VERSION}\""))
         .parts(parts);

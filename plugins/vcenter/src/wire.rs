@@ -10,6 +10,8 @@ pub(crate) trait Wire {
     fn send(&mut self, request: &Request) -> Result<Response>;
     /// Waits.
     fn sleep_ms(&mut self, duration: u64);
+    /// Milliseconds since an arbitrary start.
+    fn monotonic_ms(&mut self) -> u64;
 }
 
 /// The host's HTTP and clock.
@@ -23,5 +25,9 @@ impl Wire for HostWire {
 
     fn sleep_ms(&mut self, duration: u64) {
         clock::sleep_ms(duration);
+    }
+
+    fn monotonic_ms(&mut self) -> u64 {
+        clock::monotonic_ms()
     }
 }

@@ -139,6 +139,10 @@ impl Wire for Script {
     fn sleep_ms(&mut self, duration: u64) {
         self.0.borrow_mut().slept_ms += duration;
     }
+
+    fn monotonic_ms(&mut self) -> u64 {
+        self.0.borrow().slept_ms
+    }
 }
 
 /// The request's body with `{name}` where a secret goes.

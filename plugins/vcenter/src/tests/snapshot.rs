@@ -97,12 +97,41 @@ fn another_task_is_waited_for_but_not_for_ever() {
     script.is_played();
 
     let mut script = Script::logged_in().answers("RetrievePropertiesEx", &[], &vm(""));
-    for _ in 0..25 {
+    for _ in 0..10 {
         script = script.faults("CreateSnapshot_Task", &[], "TaskInProgress");
     }
     let error = script.connect().create_snapshot("vm-1", "k1", false).unwrap_err();
-    assert_eq!(error.kind, ErrorKind::Conflict);
+    assert_eq!((error.kind, error.retry_after_ms), (ErrorKind::Unavailable, Some(1_000)));
     script.is_played();
+}
+
+#[test]
+fn a_task_that_outlasts_the_call_is_waited_for_by_the_next_one() {
+    let mut script = Script::logged_in().answers("RetrievePropertiesEx", &[], &vm("")).answers(
+        "CreateSnapshot_Task",
+        &[],
+        task_answer(),
+    );
+    // 100, 200, … 1600 milliseconds and then two seconds a look: 45 seconds are spent after 26 of them.
+    for _ in 0..26 {
+        script = script.answers("RetrievePropertiesEx", &[], &task("running", ""));
+    }
+    let mut vcenter = script.connect();
+    let error = vcenter.create_snapshot("vm-1", "k1", false).unwrap_err();
+    assert_eq!((error.kind, error.retry_after_ms), (ErrorKind::Unavailable, Some(1_000)));
+    script.is_played();
+
+    let recent = "<propSet><name>recentTask</name><val xsi:type=\"ArrayOfManagedObjectReference\">\
+                  <ManagedObjectReference type=\"Task\">task-9</ManagedObjectReference></val></propSet>";
+    let running = task("running", "<descriptionId>VirtualMachine.createSnapshot</descriptionId>");
+    let _script = script
+        .answers("RetrievePropertiesEx", &[], &vm(recent))
+        .answers("RetrievePropertiesEx", &["<type>Task</type>"], &running)
+        .answers("RetrievePropertiesEx", &["<type>Task</type>"], &task("success", ""))
+        .answers("RetrievePropertiesEx", &[], &with_snapshot())
+        .answers("RetrievePropertiesEx", &[], &with_snapshot())
+        .answers("RetrievePropertiesEx", &[], &frozen(&disk(2000, "[ds] w.vmdk", CHANGE_ID)));
+    assert_eq!(vcenter.create_snapshot("vm-1", "k1", false).unwrap().token, "snapshot-3");
 }
 
 #[test]
