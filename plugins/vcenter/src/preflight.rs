@@ -87,12 +87,16 @@ fn snapshots(machine: &Machine, transport: TransportKind) -> Vec<Finding> {
     let (own, foreign): (Vec<_>, Vec<_>) =
         machine.snapshots.iter().partition(|node| snapshot::own_key(node).is_some());
     if !own.is_empty() {
-        let message = format!("{} snapshots of earlier backups were not removed", own.len());
+        let message = format!("snapshots of earlier backups that were not removed: {}", own.len());
         findings.push(finding(Severity::Info, "leftover-snapshots", message));
     }
     if let Some(first) = foreign.first() {
-        let message =
-            format!("{} has {} snapshots, for example '{}'", machine.name, foreign.len(), first.name);
+        let message = format!(
+            "{} has snapshots that others made: {}, for example '{}'",
+            machine.name,
+            foreign.len(),
+            first.name
+        );
         findings.push(finding(Severity::Info, "existing-snapshots", message));
         if transport == TransportKind::Https {
             let message = "transport https reads the right file only where the VM has no other snapshot";
