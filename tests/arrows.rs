@@ -72,6 +72,11 @@ const RULES: &[Rule] = &[
         why_no_more: "a simulator that shares code with its client would share its mistakes; NBD is judged by qemu",
     },
     Rule {
+        name: "tidemark-bench",
+        may_use: &["tidemark-engine", "tidemark-tests"],
+        why_no_more: "what is timed is a backup's own move, through the door that the engine opens for it",
+    },
+    Rule {
         name: "tidemark-tests",
         may_use: &[],
         why_no_more: "end-to-end tests use what users use: the command line, REST and files",

@@ -12,7 +12,7 @@ use tidemark_tests::disk::{RawDisk, identical};
 use tidemark_tests::qemu;
 use tidemark_tests::server::{Server, ServerOptions, token_file};
 use tidemark_tests::simulator::{SimulatedVm, Simulator};
-use tidemark_tests::site::{CONNECTOR, REPOSITORY, add_connector, add_repository, grant_first_party};
+use tidemark_tests::site::{CONNECTOR, REPOSITORY, add_connector, add_repository};
 
 use crate::report::{self, Report};
 use crate::{guest, running};
@@ -85,7 +85,6 @@ fn set_up(folder: &Path, disks: Vec<PathBuf>) -> Result<Stage> {
     fs::create_dir_all(&repository)?;
     let cli = server.cli()?;
     Report::chapter("Connector, repository, the VM under protection");
-    grant_first_party(&cli, &simulator, &repository)?;
     add_connector(&cli, &simulator, folder)?;
     add_repository(&cli, &repository)?;
     let stage = Stage { folder: folder.to_path_buf(), repository, simulator, server, cli };

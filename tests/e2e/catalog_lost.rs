@@ -5,9 +5,7 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 use tidemark_tests::disk::{Fill, bytes};
 use tidemark_tests::server::{Server, ServerOptions};
-use tidemark_tests::site::{
-    REPOSITORY, Site, SiteOptions, VM, add_connector, add_repository, grant_first_party,
-};
+use tidemark_tests::site::{REPOSITORY, Site, SiteOptions, VM, add_connector, add_repository};
 
 use crate::disks::{self, MIB};
 
@@ -23,7 +21,6 @@ fn a_repository_describes_itself() -> Result<()> {
     fs::remove_dir_all(folder.join("data"))?;
     site.server = Server::start(&ServerOptions { folder: folder.clone(), ..ServerOptions::default() })?;
     let cli = site.server.cli()?;
-    grant_first_party(&cli, &site.simulator, &site.repository)?;
     add_repository(&cli, &site.repository)?;
     cli.run(&["repository", "import", REPOSITORY])?;
 

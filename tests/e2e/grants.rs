@@ -1,7 +1,7 @@
 //! Plugins do nothing that was not granted, and the audit trail says who tried.
 
 use anyhow::{Context, Result, ensure};
-use tidemark_tests::site::{CONNECTOR, Site, SiteOptions, VM, grant_first_party};
+use tidemark_tests::site::{CONNECTOR, Site, SiteOptions, VM, grant_simulator};
 
 use crate::disks;
 
@@ -18,7 +18,7 @@ fn without_a_grant_a_plugin_reaches_nobody() -> Result<()> {
         entries.iter().find(|entry| entry["outcome"] == "denied").context("no denial in the audit trail")?;
     ensure!(denial["actor"].as_str().is_some_and(|actor| actor.contains("vcenter")), "{denial}");
 
-    grant_first_party(&cli, &site.simulator, &site.repository)?;
+    grant_simulator(&cli, &site.simulator)?;
     cli.run(&["connector", "discover", CONNECTOR])?;
     cli.run(&["vm", "add", CONNECTOR, VM])?;
     let backup = site.backup("full")?;

@@ -17,10 +17,9 @@ fn a_misbehaving_plugin_harms_only_its_own_work() -> Result<()> {
     let cli = site.server.cli()?;
     let component = guest("connector")?;
     let component = component.to_string_lossy();
+    cli.run(&["plugin", "install", component.as_ref()])?;
+    cli.run(&["plugin", "activate", "hostile", "0.1.0"])?;
     for (misdeed, place) in MISDEEDS {
-        // Two strikes put a version into quarantine; installing it again is the administrator's second chance.
-        cli.run(&["plugin", "install", component.as_ref()])?;
-        cli.run(&["plugin", "activate", "hostile", "0.1.0"])?;
         let name = format!("hostile-{misdeed}");
         let behave = format!("behave={misdeed}");
         let place = format!("in={place}");

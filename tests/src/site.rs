@@ -35,7 +35,7 @@ pub struct SiteOptions {
     pub server: ServerOptions,
     /// The repository's folder, where it is not inside the site's own.
     pub repository: Option<PathBuf>,
-    /// Leaves the plugins without any grant.
+    /// Takes the vcenter plugin's rights away, and does not discover anything.
     pub without_grants: bool,
 }
 
@@ -89,8 +89,8 @@ impl Site {
     fn configure(&self, without_grants: bool) -> Result<()> {
         let cli = self.server.cli()?;
         fs::create_dir_all(&self.repository)?;
-        if !without_grants {
-            grant_first_party(&cli, &self.simulator, &self.repository)?;
+        if without_grants {
+            revoke_vcenter(&cli)?;
         }
         add_connector(&cli, &self.simulator, self.folder())?;
         add_repository(&cli, &self.repository)?;
@@ -281,16 +281,28 @@ pub fn object_path(backup: &BackupView, disk: usize) -> Result<PathBuf> {
     path.map(PathBuf::from).with_context(|| format!("disk {disk} of backup {} has no path", backup.id))
 }
 
-/// Gives the first-party plugins exactly what this site needs.
+/// What the server grants the vcenter plugin that came with it.
+const VCENTER_GRANTS: [&str; 3] = ["http", "nbd", "vddk"];
+
+/// Takes the vcenter plugin's rights away.
 ///
 /// # Errors
-/// Where a grant is refused.
-pub fn grant_first_party(cli: &Cli, simulator: &Simulator, repository: &Path) -> Result<()> {
+/// Where it does not have them.
+pub fn revoke_vcenter(cli: &Cli) -> Result<()> {
+    VCENTER_GRANTS
+        .iter()
+        .try_for_each(|capability| cli.run(&["plugin", "grant", "vcenter", capability, "--revoke"]).map(drop))
+}
+
+/// Gives the vcenter plugin the rights to this simulator only.
+///
+/// # Errors
+/// Where the server refuses.
+pub fn grant_simulator(cli: &Cli, simulator: &Simulator) -> Result<()> {
     let (host, port) = simulator.endpoints.host_port()?;
     let (nbd_host, nbd_port) = simulator.endpoints.nbd_host_port()?;
     cli.run(&["plugin", "grant", "vcenter", &format!("http:{host}:{port}")])?;
     cli.run(&["plugin", "grant", "vcenter", &format!("nbd:{nbd_host}:{nbd_port}")])?;
-    cli.run(&["plugin", "grant", "local", &format!("path:{}", repository.display())])?;
     Ok(())
 }
 

@@ -18,12 +18,13 @@ use tidemark_model::{BackupId, BackupStatus, BackupType, UtcMillis};
 use tidemark_plugins::{Connector, Severity, Snapshot};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::plugins::{self, Patience};
 use crate::queue::{Failure, JobContext};
 use crate::recovery;
 use crate::requests::BackupPayload;
 use crate::step::{Leftovers, ObjectRef, Step};
 use crate::store::{ObjectStore, SealedObject};
-use crate::{layout, manifest, plugins};
+use crate::{layout, manifest};
 
 use disks::MovedDisks;
 use plan::Chosen;
@@ -147,7 +148,10 @@ impl<'a> Attempt<'a> {
         self.subject.update_inventory(&self.job.shared, &report.vm).await?;
         if !report.vm.change_tracking && (report.can_enable_change_tracking || swept > 0) {
             self.job.phase("enabling change tracking");
-            self.connector.enable_change_tracking(&vm_key).await?;
+            let patience = Patience::new();
+            while let Err(error) = self.connector.enable_change_tracking(&vm_key).await {
+                patience.wait(error, &self.job.cancel).await?;
+            }
             tracing::info!("changed block tracking was off and is enabled now");
         } else if !report.vm.change_tracking {
             self.warnings
@@ -164,8 +168,13 @@ impl<'a> Attempt<'a> {
             Step::SnapshotRequested { vm_key: vm_key.clone(), idempotency_key: idempotency_key.clone() };
         self.record(requested).await?;
         let at = UtcMillis::now();
-        let snapshot =
-            self.connector.create_snapshot(&vm_key, &idempotency_key, self.subject.quiesce()).await?;
+        let patience = Patience::new();
+        let snapshot = loop {
+            match self.connector.create_snapshot(&vm_key, &idempotency_key, self.subject.quiesce()).await {
+                Ok(snapshot) => break snapshot,
+                Err(error) => patience.wait(error, &self.job.cancel).await?,
+            }
+        };
         self.record(Step::SnapshotTaken { vm_key, token: snapshot.token.clone() }).await?;
         self.warnings.extend(snapshot.warnings.iter().cloned());
         if snapshot.disks.is_empty() {
@@ -252,10 +261,10 @@ impl<'a> Attempt<'a> {
             tracing::warn!(error = %error.chain(), "recording the snapshot's removal failed");
         }
         for attempt in 1..=REMOVE_ATTEMPTS {
-            match self.connector.remove_snapshot(&vm_key, &snapshot.token).await {
+            match plugins::remove_snapshot(&mut self.connector, &vm_key, &snapshot.token).await {
                 Ok(()) => return,
                 Err(error) if attempt == REMOVE_ATTEMPTS => {
-                    let error = Error::from(error).chain();
+                    let error = error.chain();
                     tracing::warn!(error, "the snapshot could not be removed");
                     self.warnings
                         .push(format!("the snapshot could not be removed and is tried again later: {error}"));

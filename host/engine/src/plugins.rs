@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tidemark_catalog::{AuditEntry, Catalog, Connector as ConnectorRecord, Grant, PluginVersion, Repository};
@@ -15,6 +16,7 @@ use tidemark_plugins::{
     Session, StorageTarget, inspect,
 };
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::engine::{Engine, Shared};
 use crate::error::{Error, ErrorKind, Result};
@@ -316,6 +318,49 @@ impl Engine {
         self.shared.audit(actor, "plugin.revoke", name, json!({ "capability": capability })).await;
         Ok(())
     }
+}
+
+/// How long a hypervisor may take over one task, such as merging a snapshot of many days.
+const PATIENCE: Duration = Duration::from_secs(4 * 3600);
+
+/// Patience with a task of the hypervisor: a call itself is short, what it began need not be. The plugin then answers
+/// `unavailable` with a time to wait, and wants to be called again.
+pub(crate) struct Patience {
+    begun: Instant,
+}
+
+impl Patience {
+    pub(crate) fn new() -> Self {
+        Self { begun: Instant::now() }
+    }
+
+    /// Waits, where calling again makes sense.
+    ///
+    /// # Errors
+    /// The error itself where it does not; cancelled.
+    pub(crate) async fn wait(
+        &self,
+        error: tidemark_plugins::Error,
+        cancel: &CancellationToken,
+    ) -> Result<()> {
+        let running = *error.kind() == tidemark_plugins::ErrorKind::Unavailable;
+        let Some(pause) = error.retry_after().filter(|_| running && self.begun.elapsed() < PATIENCE) else {
+            return Err(error.into());
+        };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => Ok(()),
+            () = cancel.cancelled() => Err(Error::cancelled()),
+        }
+    }
+}
+
+/// Removes a snapshot, however long that takes. The host's stop does not stop it: a snapshot that stays costs the VM.
+pub(crate) async fn remove_snapshot(connector: &mut Connector, vm_key: &str, token: &str) -> Result<()> {
+    let (patience, never) = (Patience::new(), CancellationToken::new());
+    while let Err(error) = connector.remove_snapshot(vm_key, token).await {
+        patience.wait(error, &never).await?;
+    }
+    Ok(())
 }
 
 /// Ends a hypervisor's session. What was done stands, so a failure is of no consequence.

@@ -173,11 +173,11 @@ async fn remove_snapshot_by_key(
     token: Option<&str>,
 ) -> Result<()> {
     if let Some(token) = token {
-        connector.remove_snapshot(vm_key, token).await?;
+        plugins::remove_snapshot(connector, vm_key, token).await?;
     }
     for snapshot in connector.list_own_snapshots(vm_key).await? {
         if snapshot.idempotency_key == key {
-            connector.remove_snapshot(vm_key, &snapshot.token).await?;
+            plugins::remove_snapshot(connector, vm_key, &snapshot.token).await?;
         }
     }
     Ok(())
@@ -192,7 +192,7 @@ pub(crate) async fn remove_stale_snapshots(
     let mut removed = 0;
     for snapshot in connector.list_own_snapshots(vm_key).await? {
         if snapshot.idempotency_key.strip_prefix(installation).is_some_and(|rest| rest.starts_with('-')) {
-            connector.remove_snapshot(vm_key, &snapshot.token).await?;
+            plugins::remove_snapshot(connector, vm_key, &snapshot.token).await?;
             removed += 1;
         }
     }

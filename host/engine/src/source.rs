@@ -35,7 +35,7 @@ pub(crate) struct Source {
 
 enum Reader {
     Nbd(Client),
-    Http(RangeReader),
+    Http(Box<RangeReader>),
     Chain(Arc<Chain>),
 }
 
@@ -58,7 +58,7 @@ impl Source {
             }
             Transport::HttpRange(descriptor) => {
                 let reader = RangeReader::open(descriptor).await?;
-                Ok(Self { size: reader.size(), reader: Reader::Http(reader), server: None })
+                Ok(Self { size: reader.size(), reader: Reader::Http(Box::new(reader)), server: None })
             }
         }
     }

@@ -14,8 +14,8 @@ pub struct Limits {
     pub memory_bytes: usize,
     /// Elements of one table.
     pub table_elements: usize,
-    /// How long one call may take, waiting for the host included. Long, because a hypervisor may take its time over
-    /// a snapshot.
+    /// How long one call may take, waiting for the host included. Longer work is begun in one call and asked for
+    /// again in later ones.
     pub call_timeout: Duration,
     /// How long a guest may compute without asking the host for anything.
     pub run_timeout: Duration,
@@ -38,7 +38,7 @@ impl Default for Limits {
         Self {
             memory_bytes: 64 << 20,
             table_elements: 100_000,
-            call_timeout: Duration::from_secs(3600),
+            call_timeout: Duration::from_secs(60),
             run_timeout: Duration::from_secs(10),
             host_calls: 50_000,
             transfer_bytes: 32 << 20,
