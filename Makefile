@@ -93,7 +93,11 @@ lint: ## Formatting and clippy, warnings are errors
 	done
 
 .PHONY: bench
-bench: build ## Time the mover beside qemu-img convert and nbdcopy
-	@scripts/setup test
-	@cargo build --quiet --release --locked -p tidemark-tests --bin tidemark-bench
-	@$(TARGET)/release/tidemark-bench
+bench: ## Time the mover beside qemu-img convert and nbdcopy (BENCH="--rounds 9 --size 8192" for other settings)
+	@scripts/setup demo
+	@cargo build --quiet --release --locked -p tidemark-bench
+	@$(TARGET)/release/tidemark-bench $(BENCH)
+
+.PHONY: bench-record
+bench-record: ## The same, and put the figures into docs/performance.md
+	@$(MAKE) --no-print-directory bench BENCH="$(BENCH) --write docs/performance.md"
