@@ -6,6 +6,7 @@
 //! ```
 //! Whatever is not published is garbage; who began it records that before, and [`ObjectStore::discard`] removes it.
 
+mod direct;
 mod folder;
 
 use std::fs::File;

@@ -6,8 +6,8 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{Read as _, Write as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::io::Read as _;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +15,7 @@ use bytes::Bytes;
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use tidemark_model::ByteLen;
 
+use super::direct::{Chunk, DirectWriter};
 use crate::error::{Error, Result};
 
 /// A place below a granted folder.
@@ -44,9 +45,16 @@ impl Location {
 }
 
 /// A file that grows and has no valid header yet.
+///
+/// What is appended may stay in memory until [`seal`](Self::seal): up to one chunk, so small files are written there.
 #[derive(Debug)]
 pub(crate) struct AppendFile {
     file: File,
+    /// Only while a chunk is filled or direct writes go on.
+    chunk: Option<Chunk>,
+    /// Bytes handed to the writing thread.
+    handed: u64,
+    direct: Option<DirectWriter>,
     written: u64,
     location: Location,
 }
@@ -54,24 +62,60 @@ pub(crate) struct AppendFile {
 impl AppendFile {
     /// Makes the folders above and the file itself, which must not exist.
     pub(crate) fn create(location: Location) -> Result<Self> {
-        Ok(Self { file: create_file(&location)?, written: 0, location })
+        let file = create_file(&location)?;
+        Ok(Self { file, chunk: None, handed: 0, direct: None, written: 0, location })
     }
 
     pub(crate) fn append(&mut self, parts: &[Bytes]) -> Result<()> {
         for part in parts {
-            self.file.write_all(part).map_err(|e| self.failed(e))?;
+            self.append_part(part).map_err(|e| self.failed(e))?;
             self.written += part.len() as u64;
         }
         Ok(())
     }
 
-    /// Syncs what was appended, then writes `header` over the blank start, then syncs that.
+    fn append_part(&mut self, mut bytes: &[u8]) -> std::io::Result<()> {
+        while !bytes.is_empty() {
+            let mut chunk = self.chunk.take().unwrap_or_else(Chunk::new);
+            let taken = chunk.fill(bytes);
+            bytes = &bytes[taken..];
+            if chunk.is_full() {
+                self.handed += chunk.bytes().len() as u64;
+                chunk = self.writer()?.exchange(chunk)?;
+            }
+            self.chunk = Some(chunk);
+        }
+        Ok(())
+    }
+
+    /// The writing thread, started with the first full chunk.
+    fn writer(&mut self) -> std::io::Result<&mut DirectWriter> {
+        if self.direct.is_none() {
+            let cached = self.file.try_clone()?;
+            let direct = open_direct(&self.file).map_or_else(|| cached.try_clone(), Ok)?;
+            self.direct = Some(DirectWriter::start(direct, cached)?);
+        }
+        self.direct.as_mut().ok_or_else(|| std::io::Error::other("no writing thread"))
+    }
+
+    /// Writes what is still in memory, syncs it all, then writes `header` over the blank start, then syncs that.
     pub(crate) fn seal(&mut self, header: Option<&Bytes>) -> Result<()> {
+        self.drain().map_err(|e| self.failed(e))?;
         self.file.sync_data().map_err(|e| self.failed(e))?;
         if let Some(header) = header {
             self.file.write_all_at(header, 0).map_err(|e| self.failed(e))?;
         }
         self.file.sync_all().map_err(|e| self.failed(e))
+    }
+
+    fn drain(&mut self) -> std::io::Result<()> {
+        if let Some(mut direct) = self.direct.take() {
+            direct.finish()?;
+        }
+        match self.chunk.take() {
+            Some(rest) => self.file.write_all_at(rest.bytes(), self.handed),
+            None => Ok(()),
+        }
     }
 
     pub(crate) fn written(&self) -> ByteLen {
@@ -81,6 +125,14 @@ impl AppendFile {
     fn failed(&self, error: std::io::Error) -> Error {
         Error::io(format!("writing {}", self.location.display()), error)
     }
+}
+
+/// A second handle of the same file, for direct writes; none where the file system has none.
+fn open_direct(file: &File) -> Option<File> {
+    // By its handle, not by its name: a name may be given to another file meanwhile.
+    let same = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let flags = OFlags::WRONLY | OFlags::DIRECT | OFlags::CLOEXEC;
+    rustix::fs::open(same, flags, Mode::empty()).ok().map(File::from)
 }
 
 /// Makes the folders above and a new file, which must not exist.
@@ -230,8 +282,9 @@ mod tests {
         let partial = at(dir.path(), "vm/disk-0/a.qcow2.partial");
         let mut file = AppendFile::create(partial.clone()).unwrap();
         file.append(&[Bytes::from_static(&[0; 8]), Bytes::from_static(b"data")]).unwrap();
-        assert_eq!(read(&partial, ByteLen(100)).unwrap(), b"\0\0\0\0\0\0\0\0data");
         file.seal(Some(&Bytes::from_static(b"header!!"))).unwrap();
+        assert_eq!(read(&partial, ByteLen(100)).unwrap(), b"header!!data");
+        assert!(list(dir.path(), "").unwrap().iter().all(|(path, _)| path.ends_with(".partial")));
         publish(&partial, "vm/disk-0/a.qcow2").unwrap();
         assert_eq!(list(dir.path(), "").unwrap(), [("vm/disk-0/a.qcow2".to_owned(), ByteLen(12))]);
         assert_eq!(read(&at(dir.path(), "vm/disk-0/a.qcow2"), ByteLen(100)).unwrap(), b"header!!data");
@@ -240,6 +293,23 @@ mod tests {
         remove(&partial).unwrap();
         remove(&partial).unwrap();
         remove(&at(dir.path(), "no/such/folder")).unwrap();
+    }
+
+    #[test]
+    fn a_long_file_is_what_was_appended() {
+        // On a disk, where direct writes are tried, and in pieces that fit no chunk.
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let partial = at(dir.path(), "long.partial");
+        let mut file = AppendFile::create(partial.clone()).unwrap();
+        let piece: Vec<u8> = (0..777_777_u32).map(|at| u8::try_from(at % 251).unwrap()).collect();
+        for _ in 0..9 {
+            file.append(&[Bytes::from(piece.clone()), Bytes::from_static(b"|")]).unwrap();
+        }
+        assert_eq!(file.written(), ByteLen(9 * 777_778));
+        file.seal(Some(&Bytes::from_static(b"HEAD"))).unwrap();
+        let mut expected = [piece.as_slice(), b"|"].concat().repeat(9);
+        expected[..4].copy_from_slice(b"HEAD");
+        assert!(read(&partial, ByteLen(1 << 30)).unwrap() == expected);
     }
 
     #[test]
