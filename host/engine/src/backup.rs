@@ -130,9 +130,6 @@ impl<'a> Attempt<'a> {
                 format!("VM '{}': {}", report.vm.name, blockers.join("; ")),
             ));
         }
-        let warned =
-            report.findings.iter().filter(|f| f.severity == Severity::Warning).map(|f| f.message.clone());
-        self.warnings.extend(warned);
         let unprotected = report.vm.disks.iter().filter_map(|disk| {
             disk.not_protected
                 .as_ref()
@@ -146,17 +143,27 @@ impl<'a> Attempt<'a> {
             self.warnings.push(format!("{swept} snapshot(s) that an earlier run had left were removed"));
         }
         self.subject.update_inventory(&self.job.shared, &report.vm).await?;
-        if !report.vm.change_tracking && (report.can_enable_change_tracking || swept > 0) {
-            self.job.phase("enabling change tracking");
-            let patience = Patience::new();
-            while let Err(error) = self.connector.enable_change_tracking(&vm_key).await {
-                patience.wait(error, &self.job.cancel).await?;
-            }
-            tracing::info!("changed block tracking was off and is enabled now");
-        } else if !report.vm.change_tracking {
-            self.warnings
-                .push("changed block tracking is off; the next backup will be a full again".to_owned());
+        let enable = !report.vm.change_tracking && (report.can_enable_change_tracking || swept > 0);
+        if enable {
+            self.enable_change_tracking(&vm_key).await?;
         }
+        let warned = report.findings.into_iter().filter(|finding| {
+            // What is mended by now is no warning; an unprotected disk has been named already.
+            let told =
+                finding.code == "disk-not-protected" || (enable && finding.code == "change-tracking-off");
+            finding.severity == Severity::Warning && !told
+        });
+        self.warnings.extend(warned.map(|finding| finding.message));
+        Ok(())
+    }
+
+    async fn enable_change_tracking(&mut self, vm_key: &str) -> Result<()> {
+        self.job.phase("enabling change tracking");
+        let patience = Patience::new();
+        while let Err(error) = self.connector.enable_change_tracking(vm_key).await {
+            patience.wait(error, &self.job.cancel).await?;
+        }
+        tracing::info!("changed block tracking was off and is enabled now");
         Ok(())
     }
 

@@ -147,7 +147,7 @@ impl Engine {
         if let Some(dir) = plugins_dir {
             shared.plugins.install_first_party(&dir).await?;
         }
-        shared.tasks.spawn(write_audit(shared.catalog.clone(), audit_lines));
+        shared.tasks.spawn(write_audit(shared.catalog.clone(), audit_lines, shared.shutdown.clone()));
         let abandoned =
             shared.catalog.claim_abandoned(&shared.owner, queue::LEASE_MS, UtcMillis::now()).await?;
         for (job, lease) in abandoned {
@@ -291,8 +291,18 @@ impl Shared {
     }
 }
 
-async fn write_audit(catalog: Catalog, mut lines: mpsc::Receiver<AuditEntry>) {
-    while let Some(entry) = lines.recv().await {
+/// Writes what plugins were refused; when the host stops, what waits is still written.
+async fn write_audit(catalog: Catalog, mut lines: mpsc::Receiver<AuditEntry>, shutdown: CancellationToken) {
+    loop {
+        let entry = tokio::select! {
+            biased;
+            entry = lines.recv() => entry,
+            () = shutdown.cancelled(), if !lines.is_closed() => {
+                lines.close();
+                continue;
+            }
+        };
+        let Some(entry) = entry else { return };
         if let Err(error) = catalog.append_audit(&entry).await {
             tracing::error!(action = entry.action, error = %Error::from(error).chain(), "the audit line is lost");
         }

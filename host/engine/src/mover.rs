@@ -7,6 +7,7 @@
 //! Memory is bounded by requests in flight plus the channel; a slow target holds the reads back. The result is a
 //! file whose bytes are durable but whose header is not written yet: [`crate::store`] writes it at publication.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -14,7 +15,9 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, stream};
 use tidemark_model::{ByteLen, Extent, ExtentList, GuestOffset};
-use tidemark_qcow2::{CLUSTER_SIZE, ClusterEncoder, EncodedCluster, FinishedImage, ImageSpec, ImageWriter};
+use tidemark_qcow2::{
+    CLUSTER_SIZE, ClusterEncoder, Compression, EncodedCluster, FinishedImage, ImageSpec, ImageWriter,
+};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -75,7 +78,8 @@ enum Work {
 }
 
 enum Block {
-    Clusters(GuestOffset, Vec<EncodedCluster>),
+    /// The clusters from an offset on, and the memory they were read into.
+    Clusters(GuestOffset, Vec<EncodedCluster>, Bytes),
     Zero(Extent),
 }
 
@@ -92,17 +96,21 @@ pub(crate) async fn move_disk(
     let started = Instant::now();
     let capacity = spec.virtual_size;
     progress.planned.store(plan.read.total().0, Ordering::Relaxed);
+    // Without compression an encoder only looks for zeros, which is quicker than another thread's waking up.
+    let inline = spec.compression == Compression::None;
     let writer = ImageWriter::new(spec).map_err(Error::from)?;
-    let encoders = EncoderPool::new(writer.encoder());
+    let encoders = EncoderPool::new(writer.encoder(), inline);
+    let memory = BufferPool::default();
     let (sender, receiver) = mpsc::channel(WRITER_QUEUE);
-    let thread_progress = Arc::clone(progress);
-    let writing =
-        tokio::task::spawn_blocking(move || write_image(writer, object, receiver, &thread_progress));
+    let (thread_progress, thread_memory) = (Arc::clone(progress), memory.clone());
+    let writing = tokio::task::spawn_blocking(move || {
+        write_image(writer, object, receiver, &thread_memory, &thread_progress)
+    });
 
     let fed = tokio::select! {
         biased;
         () = cancel.cancelled() => Err(Error::cancelled()),
-        fed = feed(source, work_list(plan), tuning, &encoders, progress, sender) => fed,
+        fed = feed(source, work_list(plan), tuning, &encoders, &memory, progress, sender) => fed,
     };
     // The sender is gone by now: the writer ends, well or not, and its error is the more telling one.
     let written = writing.await.map_err(|e| Error::internal(format!("the image writer panicked: {e}")))?;
@@ -136,6 +144,7 @@ async fn feed(
     work: Vec<Work>,
     tuning: MoveTuning,
     encoders: &EncoderPool,
+    memory: &BufferPool,
     progress: &MoveProgress,
     sender: mpsc::Sender<Block>,
 ) -> Result<Fed> {
@@ -144,8 +153,7 @@ async fn feed(
             match item {
                 Work::Zero(extent) => Ok((extent, None)),
                 Work::Read(extent) => {
-                    let buffer = BytesMut::with_capacity(usize::try_from(extent.length.0).unwrap_or(0));
-                    source.read(extent, buffer).await.map(|bytes| (extent, Some(bytes)))
+                    source.read(extent, memory.take()).await.map(|bytes| (extent, Some(bytes)))
                 }
             }
         })
@@ -191,29 +199,59 @@ fn work_list(plan: &MovePlan) -> Vec<Work> {
 struct EncoderPool {
     template: Arc<ClusterEncoder>,
     idle: Arc<Mutex<Vec<ClusterEncoder>>>,
+    /// Encode where one is, on no other thread.
+    inline: bool,
 }
 
 impl EncoderPool {
-    fn new(template: ClusterEncoder) -> Self {
-        Self { template: Arc::new(template), idle: Arc::default() }
+    fn new(template: ClusterEncoder, inline: bool) -> Self {
+        Self { template: Arc::new(template), idle: Arc::default(), inline }
     }
 
     async fn encode(&self, offset: GuestOffset, bytes: BytesMut) -> Result<Block> {
+        let bytes = bytes.freeze();
+        if self.inline {
+            return Ok(self.encode_here(offset, bytes));
+        }
         let pool = self.clone();
-        let encoded = tokio::task::spawn_blocking(move || {
-            let idle = pool.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let mut encoder = idle.unwrap_or_else(|| ClusterEncoder::clone(&pool.template));
-            let mut rest = bytes.freeze();
-            let mut clusters = Vec::with_capacity(rest.len() / 65536 + 1);
-            while !rest.is_empty() {
-                let cluster = rest.split_to(rest.len().min(65536));
-                clusters.push(encoder.encode(cluster));
+        tokio::task::spawn_blocking(move || pool.encode_here(offset, bytes))
+            .await
+            .map_err(|e| Error::internal(format!("an encoder panicked: {e}")))
+    }
+
+    fn encode_here(&self, offset: GuestOffset, bytes: Bytes) -> Block {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut encoder = idle.unwrap_or_else(|| ClusterEncoder::clone(&self.template));
+        let mut rest = bytes.clone();
+        let mut clusters = Vec::with_capacity(rest.len() / 65536 + 1);
+        while !rest.is_empty() {
+            let cluster = rest.split_to(rest.len().min(65536));
+            clusters.push(encoder.encode(cluster));
+        }
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(encoder);
+        Block::Clusters(offset, clusters, bytes)
+    }
+}
+
+/// Memory for reads that was used before: fresh memory costs a page fault for every 4 KiB of the disk.
+#[derive(Clone, Default)]
+struct BufferPool {
+    idle: Arc<Mutex<Vec<BytesMut>>>,
+}
+
+impl BufferPool {
+    fn take(&self) -> BytesMut {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
+
+    /// Takes back those buffers of which nothing waits to be appended any more, in the order of their use. More than
+    /// the reads and the queue hold never exist.
+    fn take_back(&self, used: &mut VecDeque<Bytes>) {
+        while used.front().is_some_and(Bytes::is_unique) {
+            if let Some(Ok(buffer)) = used.pop_front().map(Bytes::try_into_mut) {
+                self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
             }
-            pool.idle.lock().unwrap_or_else(PoisonError::into_inner).push(encoder);
-            clusters
-        });
-        let clusters = encoded.await.map_err(|e| Error::internal(format!("an encoder panicked: {e}")))?;
-        Ok(Block::Clusters(offset, clusters))
+        }
     }
 }
 
@@ -224,18 +262,24 @@ fn write_image(
     mut writer: ImageWriter,
     object: PendingObject,
     mut blocks: mpsc::Receiver<Block>,
+    memory: &BufferPool,
     progress: &MoveProgress,
 ) -> Result<Written> {
     let mut output = Output { object, digest: TailFirstDigest::new(), position: 0 };
+    let mut used = VecDeque::new();
     while let Some(block) = blocks.blocking_recv() {
         match block {
             Block::Zero(extent) => writer.zero(extent)?,
-            Block::Clusters(offset, clusters) => push_clusters(&mut writer, offset, clusters, progress)?,
+            Block::Clusters(offset, clusters, read) => {
+                push_clusters(&mut writer, offset, clusters, progress)?;
+                used.push_back(read);
+            }
         }
         if writer.pending() >= APPEND {
             output.append(&writer.take_output())?;
             progress.stored.store(output.position, Ordering::Relaxed);
         }
+        memory.take_back(&mut used);
     }
     let mut finished = writer.finish()?;
     output.append(&std::mem::take(&mut finished.tail))?;
