@@ -95,7 +95,8 @@ impl Bench {
 
     fn file_system(&self) -> Result<String> {
         let dir = self.dir.path().display().to_string();
-        Ok(tool("stat", ["--file-system", "--format=%T", &dir])?.trim().to_owned())
+        let table = tool("df", ["--output=fstype", &dir])?;
+        Ok(table.lines().next_back().unwrap_or_default().trim().to_owned())
     }
 
     /// Does one work in all its rounds. The first round's results are compared with the source.
