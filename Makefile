@@ -32,7 +32,6 @@ help: ## This list
 demo: ## Back up, change, back up again, verify and restore a simulated VM, with a report
 	@scripts/setup demo
 	@$(MAKE) --no-print-directory build
-	@cargo build --quiet --release --locked -p tidemark-tests --bin tidemark-demo
 	@$(TARGET)/release/tidemark-demo
 
 .PHONY: demo-stop
@@ -43,8 +42,10 @@ demo-stop: ## Stop what the demo left running
 build: host components ## The product (target/release) and its plugins (target/plugins)
 
 .PHONY: host
+# Always the whole workspace: which packages are chosen decides the features of what they share, and another choice
+# would compile wasmtime again.
 host:
-	@cargo build --release --locked -p tidemark -p vcenter-sim
+	@cargo build --release --locked --workspace --bins
 
 .PHONY: components
 components: host $(COMPONENTS)
@@ -95,7 +96,7 @@ lint: ## Formatting and clippy, warnings are errors
 .PHONY: bench
 bench: ## Time the mover beside qemu-img convert and nbdcopy (BENCH="--rounds 9 --size 8192" for other settings)
 	@scripts/setup demo
-	@cargo build --quiet --release --locked -p tidemark-bench
+	@$(MAKE) --no-print-directory host
 	@$(TARGET)/release/tidemark-bench $(BENCH)
 
 .PHONY: bench-record

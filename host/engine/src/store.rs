@@ -29,7 +29,7 @@ pub(crate) use folder::{Location, create_file};
 /// A manifest larger than this is none.
 const MANIFEST_LIMIT: ByteLen = ByteLen(64 << 20);
 /// A backup neither begins nor goes on with less free space than this.
-const SPACE_RESERVE: ByteLen = ByteLen(32 << 20);
+const SPACE_RESERVE: ByteLen = ByteLen(8 << 20);
 /// How often the free space is looked at, in appended bytes.
 const SPACE_CHECK: u64 = 64 << 20;
 
