@@ -286,6 +286,19 @@ mod tests {
     }
 
     #[test]
+    fn the_first_version_is_read_for_ever() {
+        let golden = include_bytes!("../../../tests/golden/manifest-v1.json");
+        let Found { vm, backup } = read("web01/k.json", golden, RepositoryId::random()).unwrap();
+        assert_eq!((vm.key.as_str(), vm.name.as_str()), ("vm-10", "web01"));
+        assert_eq!(backup.parent_id.unwrap().short(), "1c9a4be0");
+        assert_eq!((backup.started_at.0, backup.completed_at.0), (1_767_323_045_123, 1_767_323_047_999));
+        let disk = &backup.disks[0];
+        assert_eq!(disk.change_id.as_ref().unwrap().0, "52 de c0 d9 b9 43 9d 10-61 d5 4c 1b e9 7b 65 63/7");
+        assert_eq!((disk.stored.0, disk.read.0, disk.skipped.0), (4096, 8192, 1_073_733_632));
+        assert_eq!(backup.warnings_json, r#"["the guest could not be quiesced"]"#);
+    }
+
+    #[test]
     fn a_newer_version_or_half_a_manifest_is_refused() {
         let (vm, backup) = sample();
         let bytes = write(&vm, &backup).unwrap();

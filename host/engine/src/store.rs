@@ -145,7 +145,7 @@ impl ObjectStore {
         let entries: Vec<_> =
             found.iter().map(|(path, size)| json!({ "path": path, "size": size.0 })).collect();
         let body = json!(entries).to_string().into_bytes();
-        let outcome = Outcome { status: 0, headers: Vec::new(), body };
+        let outcome = Outcome { status: 200, headers: Vec::new(), body };
         let page = self.target.list_parse(prefix, &outcome).await?;
         Ok(page.objects.into_iter().map(|object| (object.key, object.size)).collect())
     }
