@@ -9,8 +9,8 @@ use std::cell::RefCell;
 
 use behaviour::{Settings, other};
 use exports::tidemark::plugin::hypervisor::{
-    AreaPage, Finding, Guest, Lease, NbdSource, OwnSnapshot, PowerState, PreflightReport, Severity, Since, Snapshot,
-    SnapshotDisk, Transport, VirtualDisk, VirtualMachine, VmPage,
+    AreaPage, Finding, Guest, Lease, NbdSource, OwnSnapshot, PowerState, PreflightReport, Severity, Since,
+    Snapshot, SnapshotDisk, Transport, VirtualDisk, VirtualMachine, VmPage,
 };
 use tidemark::plugin::types::{Description, Error, ErrorKind};
 

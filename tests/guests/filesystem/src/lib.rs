@@ -74,7 +74,12 @@ impl GuestVolume for Opened {
         if name == b"disk" {
             return Ok(stat(2, disk::size(self.disk)?));
         }
-        Err(Error { kind: ErrorKind::NotFound, message: "no such name".into(), retry_after_ms: None, detail: None })
+        Err(Error {
+            kind: ErrorKind::NotFound,
+            message: "no such name".into(),
+            retry_after_ms: None,
+            detail: None,
+        })
     }
 
     fn list(&self, _: u64, cursor: u64, limit: u32) -> Result<EntryPage, Error> {

@@ -25,7 +25,10 @@ impl Guest for Policy {
         let mut verdicts: Vec<KeepVerdict> = points
             .into_iter()
             .filter(|point| !point.id.starts_with("forget"))
-            .map(|point| KeepVerdict { reason: point.id.starts_with("keep").then(|| "asked".into()), id: point.id })
+            .map(|point| KeepVerdict {
+                reason: point.id.starts_with("keep").then(|| "asked".into()),
+                id: point.id,
+            })
             .collect();
         verdicts.push(KeepVerdict { id: "ghost".into(), reason: None });
         Ok(verdicts)

@@ -6,8 +6,8 @@ wit_bindgen::generate!({ path: "../../../sdk/wit", world: "storage-target" });
 use std::cell::RefCell;
 
 use exports::tidemark::plugin::storage::{
-    ByteRange, FileAction, FileOperation, Guest, HttpOperation, Object, ObjectPage, Operation, Outcome, PartOutcome,
-    PartRequest, Space, Upload, UploadStyle, Verdict,
+    ByteRange, FileAction, FileOperation, Guest, HttpOperation, Object, ObjectPage, Operation, Outcome,
+    PartOutcome, PartRequest, Space, Upload, UploadStyle, Verdict,
 };
 use serde::Deserialize;
 use tidemark::plugin::crypto;
@@ -82,7 +82,12 @@ impl Guest for Storage {
         let name = settings().secret;
         let key_of = crypto::Key::Secret(crypto::SecretKey { name, prefix: "AWS4".into() });
         let body = crypto::hmac_sha256(&key_of, key.as_bytes())?;
-        Ok(Operation::Http(HttpOperation { method: "POST".into(), url: settings().url, headers: vec![], body }))
+        Ok(Operation::Http(HttpOperation {
+            method: "POST".into(),
+            url: settings().url,
+            headers: vec![],
+            body,
+        }))
     }
 
     fn opened_multipart(_key: String, _outcome: Outcome) -> Result<String, Error> {
