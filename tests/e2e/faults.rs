@@ -1,4 +1,4 @@
-//! What a vCenter does to its clients: sessions that end, change tracking that is lost. A backup goes on or
+//! What a vCenter does to its clients: change tracking that is lost, guests that do not quiesce. A backup goes on or
 //! becomes a full with the reason recorded; it is never silently wrong.
 
 use anyhow::{Context, Result, ensure};
@@ -6,20 +6,6 @@ use tidemark_tests::disk::{Fill, bytes};
 use tidemark_tests::site::{BackupView, Site, SiteOptions};
 
 use crate::disks::{self, MIB};
-
-#[test]
-fn an_expired_session_is_survived() -> Result<()> {
-    let site = Site::start(SiteOptions::default(), disks::two)?;
-    site.simulator.fault("NotAuthenticated", None, 1)?;
-    site.backup("full")?;
-    site.guest_writes(0, 8 * MIB, &bytes(Fill::Noise(6), 100_000))?;
-    // In the middle of the loop over changed areas.
-    site.simulator.fault("NotAuthenticated", Some("QueryChangedDiskAreas"), 1)?;
-    let incremental = site.backup("incremental")?;
-    ensure!(incremental.detail["backup_type"] == "incremental", "{incremental:?}");
-    site.restores_to(&incremental, &site.freeze("now")?)?;
-    site.finish(&["session"])
-}
 
 #[test]
 fn a_file_fault_becomes_a_full_with_its_reason() -> Result<()> {
@@ -61,7 +47,9 @@ fn forced_full(fault: &str, reason_code: &str) -> Result<()> {
 
 #[test]
 fn pages_with_nothing_in_the_middle_end_nothing() -> Result<()> {
-    let site = Site::start(SiteOptions::default(), disks::two)?;
+    // Each area is a page, and each gap between two areas a page without any.
+    let simulator = ["--areas-per-page", "1"].map(str::to_owned).to_vec();
+    let site = Site::start(SiteOptions { simulator, ..SiteOptions::default() }, disks::two)?;
     site.backup("full")?;
     for place in 0..40 {
         site.guest_writes(0, place * MIB, &bytes(Fill::Noise(place), 4096))?;

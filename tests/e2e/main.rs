@@ -4,14 +4,19 @@
 //! What is checked is what a user would check: bytes, exit codes, documents, files in the repository folder,
 //! snapshots on the VM, and that the server's log holds no warning nobody expected.
 
+mod cancel;
 mod catalog_lost;
 mod contract;
 mod crash;
+mod credentials;
+mod damage;
 mod disk_full;
 mod disks;
 mod faults;
 mod grants;
 mod hostile;
+mod hostile_backup;
+mod https;
 mod main_job;
 mod postgres;
 mod source_lost;

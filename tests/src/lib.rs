@@ -3,12 +3,14 @@
 //!
 //! Nothing here links the product's crates: a promise that holds only inside the process is none.
 
+pub mod administrator;
 pub mod binaries;
 pub mod changes;
 pub mod cli;
 pub mod disk;
 pub mod filesystem;
 pub mod logs;
+pub mod nbd;
 pub mod postgres;
 pub mod process;
 pub mod qemu;

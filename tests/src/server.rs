@@ -191,6 +191,6 @@ fn tail(log: &Path) -> String {
 }
 
 /// An address nobody listens on at this moment; the product wants to know its port beforehand.
-fn free_address() -> Result<String> {
+pub(crate) fn free_address() -> Result<String> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
 }

@@ -49,21 +49,18 @@ pub struct Simulator {
 }
 
 impl Simulator {
-    /// Starts it on free ports with its state and log in `folder`.
+    /// Starts it on free ports with its state and log in `folder`, and with more `arguments`.
     ///
     /// # Errors
     /// Where it does not come up.
-    pub fn start(folder: &Path, vms: &[SimulatedVm], faults: &[&str]) -> Result<Self> {
+    pub fn start(folder: &Path, vms: &[SimulatedVm], arguments: &[&str]) -> Result<Self> {
         let mut command = Command::new(binaries::vcenter_sim()?);
         command.args(["--listen", "127.0.0.1:0", "--state-dir"]).arg(folder.join("simulator"));
         for vm in vms {
             let disks: Vec<_> = vm.disks.iter().map(|disk| disk.to_string_lossy()).collect();
             command.arg("--vm").arg(format!("{}={}", vm.name, disks.join(",")));
         }
-        for fault in faults {
-            command.args(["--fault", fault]);
-        }
-        command.stdout(Stdio::piped());
+        command.args(arguments).stdout(Stdio::piped());
         let log = folder.join("simulator.log");
         let mut process = Guarded::start("vcenter-sim", &mut command, &log)?;
         let stdout = process.child()?.stdout.take().context("the simulator's standard output")?;
@@ -102,6 +99,26 @@ impl Simulator {
         let answer = self.control.post("/faults", &json!({"name": name, "arg": arg, "times": times}))?;
         ensure!((200..300).contains(&answer.status), "fault {name}: {} {}", answer.status, answer.text);
         Ok(())
+    }
+
+    /// The switches that are set and have not struck to their end.
+    ///
+    /// # Errors
+    /// Where they cannot be read.
+    pub fn faults(&self) -> Result<Vec<Value>> {
+        let set = self.control.get("/faults")?.expect(200)?;
+        Ok(set["faults"].as_array().context("'faults'")?.clone())
+    }
+
+    /// The hypervisor's own key of a VM.
+    ///
+    /// # Errors
+    /// Where the simulator does not know the VM.
+    pub fn key_of(&self, vm: &str) -> Result<String> {
+        let all = self.control.get("/vms")?.expect(200)?;
+        let found = all["vms"].as_array().context("'vms'")?.iter().find(|found| found["name"] == vm);
+        let key = found.and_then(|found| found["moref"].as_str());
+        key.map(str::to_owned).with_context(|| format!("the simulator has no VM '{vm}'"))
     }
 
     /// The VM's snapshots as the hypervisor has them.

@@ -26,15 +26,27 @@ pub const REPOSITORY: &str = "main";
 /// No job of a test is larger than some megabytes; this only ends a test that hangs.
 const JOB_DEADLINE: Duration = Duration::from_secs(300);
 
+/// How the connector has the VM's disks read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ReadBy {
+    /// From the simulator's NBD server.
+    #[default]
+    Nbd,
+    /// From the datastore's files under `/folder`.
+    Https,
+}
+
 /// What differs from the ordinary site.
 #[derive(Debug, Clone, Default)]
 pub struct SiteOptions {
-    /// The simulator's faults from its start.
-    pub faults: Vec<String>,
+    /// More arguments of the simulator, such as `--areas-per-page`.
+    pub simulator: Vec<String>,
     /// How to start the server; its folder is filled in.
     pub server: ServerOptions,
     /// The repository's folder, where it is not inside the site's own.
     pub repository: Option<PathBuf>,
+    /// How the disks are read.
+    pub read_by: ReadBy,
     /// Takes the vcenter plugin's rights away, and does not discover anything.
     pub without_grants: bool,
 }
@@ -75,24 +87,24 @@ impl Site {
         let folder = tempfile::Builder::new().prefix("tidemark-e2e-").tempdir()?;
         let disks = make_disks(folder.path())?;
         let paths = disks.iter().map(|disk| disk.path().to_path_buf()).collect();
-        let faults: Vec<_> = options.faults.iter().map(String::as_str).collect();
+        let arguments: Vec<_> = options.simulator.iter().map(String::as_str).collect();
         let vm = SimulatedVm { name: VM.to_owned(), disks: paths };
-        let simulator = Simulator::start(folder.path(), &[vm], &faults)?;
+        let simulator = Simulator::start(folder.path(), &[vm], &arguments)?;
         let server = ServerOptions { folder: folder.path().to_path_buf(), ..options.server };
         let server = Server::start(&server)?;
         let repository = options.repository.unwrap_or_else(|| folder.path().join("repository"));
         let site = Self { simulator, server, disks, repository, folder };
-        site.configure(options.without_grants)?;
+        site.configure(options.without_grants, options.read_by)?;
         Ok(site)
     }
 
-    fn configure(&self, without_grants: bool) -> Result<()> {
+    fn configure(&self, without_grants: bool, read_by: ReadBy) -> Result<()> {
         let cli = self.server.cli()?;
         fs::create_dir_all(&self.repository)?;
         if without_grants {
             revoke_vcenter(&cli)?;
         }
-        add_connector(&cli, &self.simulator, self.folder())?;
+        add_connector_reading(&cli, &self.simulator, self.folder(), read_by)?;
         add_repository(&cli, &self.repository)?;
         if !without_grants {
             cli.run(&["connector", "discover", CONNECTOR])?;
@@ -179,7 +191,15 @@ impl Site {
     /// # Errors
     /// Where it is refused.
     pub fn submit_backup(&self, backup_type: &str) -> Result<String> {
-        let body = json!({"vm_name": VM, "repository_id": REPOSITORY, "backup_type": backup_type});
+        self.submit_backup_of(VM, backup_type)
+    }
+
+    /// Submits a backup of any VM, by name or id, and does not wait; answers the job's id.
+    ///
+    /// # Errors
+    /// Where it is refused.
+    pub fn submit_backup_of(&self, vm: &str, backup_type: &str) -> Result<String> {
+        let body = json!({"vm_name": vm, "repository_id": REPOSITORY, "backup_type": backup_type});
         let answer = self.rest().post("/api/v1/backups", &body)?.expect(202)?;
         answer["job_id"].as_str().map(str::to_owned).context("a job_id")
     }
@@ -306,26 +326,47 @@ pub fn grant_simulator(cli: &Cli, simulator: &Simulator) -> Result<()> {
     Ok(())
 }
 
-/// Adds the connector to the simulator, its password read from a file.
+/// Adds the connector to the simulator, its password read from a file and the disks by NBD.
 ///
 /// # Errors
 /// Where it is refused.
 pub fn add_connector(cli: &Cli, simulator: &Simulator, folder: &Path) -> Result<()> {
+    add_connector_reading(cli, simulator, folder, ReadBy::Nbd)
+}
+
+fn add_connector_reading(cli: &Cli, simulator: &Simulator, folder: &Path, read_by: ReadBy) -> Result<()> {
+    let transport: &[String] = match read_by {
+        ReadBy::Nbd => &["transport=nbd".to_owned(), format!("nbd_url={}", simulator.endpoints.nbd_url)],
+        ReadBy::Https => &["transport=https".to_owned()],
+    };
+    add_connector_with(cli, simulator, CONNECTOR, folder, &simulator.endpoints.password, transport)
+}
+
+/// Adds a connector to the simulator with any password and more settings.
+///
+/// # Errors
+/// Where it is refused.
+pub fn add_connector_with(
+    cli: &Cli,
+    simulator: &Simulator,
+    name: &str,
+    folder: &Path,
+    password: &str,
+    more: &[String],
+) -> Result<()> {
     let endpoints = &simulator.endpoints;
     let (host, port) = endpoints.host_port()?;
-    let password = folder.join("vcenter.password");
-    fs::write(&password, &endpoints.password)?;
+    let file = folder.join(format!("{name}.password"));
+    fs::write(&file, password)?;
     let settings = [
         format!("host={host}"),
         format!("port={port}"),
         format!("username={}", endpoints.username),
-        "transport=nbd".to_owned(),
-        format!("nbd_url={}", endpoints.nbd_url),
         format!("thumbprint={}", endpoints.thumbprint),
     ];
-    let secret = format!("password=@{}", password.display());
-    let mut args = vec!["connector", "add", CONNECTOR, "--plugin", "vcenter", "--secret", &secret];
-    args.extend(settings.iter().flat_map(|setting| ["--set", setting.as_str()]));
+    let secret = format!("password=@{}", file.display());
+    let mut args = vec!["connector", "add", name, "--plugin", "vcenter", "--secret", &secret];
+    args.extend(settings.iter().chain(more).flat_map(|setting| ["--set", setting.as_str()]));
     cli.run(&args)?;
     Ok(())
 }

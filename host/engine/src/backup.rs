@@ -11,6 +11,7 @@ mod plan;
 mod subject;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
 use tidemark_catalog::{Backup, BackupDisk};
@@ -91,7 +92,7 @@ impl<'a> Attempt<'a> {
         let chosen = plan::choose(self, &snapshot).await?;
         self.record(chosen.step()).await?;
         let moved = disks::move_all(self, &snapshot, &chosen, snapshot_at).await?;
-        self.job.check_cancelled()?;
+        self.confirm_snapshot(&snapshot).await?;
         self.job.phase("publishing");
         let backup = self.publish(&chosen, moved, snapshot_at).await?;
         self.commit(&backup).await?;
@@ -112,12 +113,8 @@ impl<'a> Attempt<'a> {
         self.job.phase("preflight");
         let vm_key = self.subject.vm.key.clone();
         let report = self.connector.preflight(&vm_key).await?;
-        let blockers: Vec<_> = report
-            .findings
-            .iter()
-            .filter(|f| f.severity == Severity::Blocker)
-            .map(|f| f.message.as_str())
-            .collect();
+        let blockers: Vec<_> =
+            report.findings.iter().filter(|finding| finding.severity == Severity::Blocker).collect();
         if let Some(reason) = report.vm.not_protected.as_deref() {
             return Err(Error::new(
                 ErrorKind::Invalid,
@@ -125,10 +122,11 @@ impl<'a> Attempt<'a> {
             ));
         }
         if !blockers.is_empty() {
-            return Err(Error::new(
-                ErrorKind::Auth,
-                format!("VM '{}': {}", report.vm.name, blockers.join("; ")),
-            ));
+            // Missing rights are the account's matter; everything else is the VM's or the connection's.
+            let rights = blockers.iter().any(|finding| finding.code == "missing-privilege");
+            let kind = if rights { ErrorKind::Auth } else { ErrorKind::Invalid };
+            let reasons: Vec<_> = blockers.iter().map(|finding| finding.message.as_str()).collect();
+            return Err(Error::new(kind, format!("VM '{}': {}", report.vm.name, reasons.join("; "))));
         }
         let unprotected = report.vm.disks.iter().filter_map(|disk| {
             disk.not_protected
@@ -191,6 +189,17 @@ impl<'a> Attempt<'a> {
             )));
         }
         Ok((snapshot, at))
+    }
+
+    /// What was read is of one moment only if the snapshot stood until the end.
+    async fn confirm_snapshot(&mut self, snapshot: &Snapshot) -> Result<()> {
+        self.job.check_cancelled()?;
+        let own = plugins::list_own_snapshots(&mut self.connector, &self.subject.vm.key).await?;
+        if own.iter().any(|standing| standing.token == snapshot.token) {
+            return Ok(());
+        }
+        let message = "the snapshot was removed by somebody else while its disks were read; run the backup again";
+        Err(Error::new(ErrorKind::Conflict, message))
     }
 
     /// Gives the objects their names: disks first, then the manifest that describes them.
@@ -286,7 +295,7 @@ impl<'a> Attempt<'a> {
         let Attempt { job, connector, left, .. } = self;
         plugins::log_out(connector).await;
         let committing = error.kind() == ErrorKind::Unavailable && left.committing;
-        if error.kind() == ErrorKind::LeaseLost || committing {
+        if error.kind() == ErrorKind::LeaseLost || job.lease_lost.load(Ordering::Relaxed) || committing {
             // Another host has the job, or the commit's outcome is unknown: only a new lease makes it safe to look.
             return Failure { error, clean: false };
         }

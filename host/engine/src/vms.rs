@@ -20,7 +20,17 @@ impl Engine {
         let (mut connector, _) = self.shared.open_connector(&record, None, None).await?;
         let findings = connector.check().await;
         plugins::log_out(connector).await;
-        Ok(findings?)
+        findings.map_err(|error| {
+            let error = Error::from(error);
+            if error.kind() != ErrorKind::Auth {
+                return error;
+            }
+            error.context(format!(
+                "connector '{}' cannot log in; check its user name and password, and that the account is neither \
+                 locked nor expired",
+                record.name
+            ))
+        })
     }
 
     /// Every virtual machine that the connection shows.
