@@ -21,6 +21,8 @@ const DISK: &str = "2000";
 
 thread_local! {
     static SETTINGS: RefCell<Settings> = RefCell::new(Settings::default());
+    /// The snapshots of this session, whose tokens are their keys. Those of earlier sessions are gone.
+    static SNAPSHOTS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
 
 struct Connector;
@@ -114,18 +116,25 @@ impl Guest for Connector {
             capacity_bytes: CAPACITY,
             change_id: Some("static/1".into()),
         };
+        SNAPSHOTS.with_borrow_mut(|taken| {
+            taken.retain(|key| *key != idempotency_key);
+            taken.push(idempotency_key.clone());
+        });
         Ok(Snapshot { token: idempotency_key, quiesced: quiesce, disks: vec![disk], warnings: vec![] })
     }
 
-    fn remove_snapshot(vm: String, _token: String) -> Result<(), Error> {
+    fn remove_snapshot(vm: String, token: String) -> Result<(), Error> {
         settings().act("remove-snapshot")?;
-        known(&vm)
+        known(&vm)?;
+        SNAPSHOTS.with_borrow_mut(|taken| taken.retain(|key| *key != token));
+        Ok(())
     }
 
     fn list_own_snapshots(vm: String) -> Result<Vec<OwnSnapshot>, Error> {
         settings().act("list-own-snapshots")?;
         known(&vm)?;
-        Ok(vec![])
+        let own = |key: &String| OwnSnapshot { token: key.clone(), idempotency_key: key.clone() };
+        Ok(SNAPSHOTS.with_borrow(|taken| taken.iter().map(own).collect()))
     }
 
     fn changed_areas(
