@@ -198,7 +198,8 @@ impl<'a> Attempt<'a> {
         if own.iter().any(|standing| standing.token == snapshot.token) {
             return Ok(());
         }
-        let message = "the snapshot was removed by somebody else while its disks were read; run the backup again";
+        let message =
+            "the snapshot was removed by somebody else while its disks were read; run the backup again";
         Err(Error::new(ErrorKind::Conflict, message))
     }
 

@@ -66,7 +66,7 @@ impl Engine {
             created_at: UtcMillis::now(),
         };
         let (target, _) = self.shared.open_storage(&record, None, None).await?;
-        ObjectStore::over(record.name.clone(), target).await?.list("").await?;
+        ObjectStore::establish(record.name.clone(), target).await?.list("").await?;
         self.catalog().add_repository(&record).await?;
         self.shared.audit(actor, "repository.add", &record.name, json!({ "plugin": record.plugin })).await;
         Ok(record)
@@ -78,6 +78,9 @@ impl Engine {
     /// Not found; conflict.
     pub async fn remove_repository(&self, actor: &str, name_or_id: &str) -> Result<()> {
         let record = self.repository(name_or_id).await?;
+        self.shared
+            .refuse_while_used(&record.id.to_string(), &format!("repository '{}'", record.name))
+            .await?;
         self.catalog().remove_repository(record.id).await?;
         self.shared.audit(actor, "repository.remove", &record.name, json!({})).await;
         Ok(())

@@ -1,4 +1,4 @@
-//! The only place where a published object is deleted: first the catalog forgets the backup and writes down what
+//! The only place where the objects of a known backup are deleted: first the catalog forgets the backup and writes down what
 //! it leaves (one transaction), then the objects go. A crash in between leaves notes that the next sweep reads.
 
 use std::collections::BTreeSet;

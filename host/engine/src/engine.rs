@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tidemark_catalog::{AuditEntry, Catalog, Job, NewJob};
-use tidemark_model::{JobId, JobKind, UtcMillis};
+use tidemark_catalog::{AuditEntry, Catalog, Job, JobFilter, NewJob, PageRequest};
+use tidemark_model::{JobId, JobKind, JobState, UtcMillis};
 use tidemark_qcow2::Compression;
 use tokio::sync::{Notify, Semaphore, broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -107,7 +107,7 @@ pub(crate) struct Shared {
     abort_at_step: Option<String>,
     running: Mutex<HashMap<JobId, CancellationToken>>,
     events: broadcast::Sender<Event>,
-    tasks: TaskTracker,
+    pub(crate) tasks: TaskTracker,
 }
 
 impl Engine {
@@ -220,9 +220,38 @@ impl Shared {
             serde_json::to_string(payload).map_err(|e| Error::internal(format!("writing a payload: {e}")))?;
         let new = NewJob { kind, payload_json, exclusive_key, idempotency_key };
         let job = self.catalog.submit_job(&new, UtcMillis::now()).await?;
-        self.emit("job-queued", &job, json!({}));
-        self.wake.notify_one();
+        // The same request again answers with the first job, which may be far ahead.
+        if job.state == JobState::Queued {
+            self.emit("job-queued", &job, json!({}));
+            self.wake.notify_one();
+        }
         Ok(job)
+    }
+
+    /// The jobs that wait or run, here or on another host.
+    pub(crate) async fn jobs_in_progress(&self) -> Result<Vec<Job>> {
+        let mut jobs = Vec::new();
+        for state in [JobState::Queued, JobState::Running] {
+            let filter = JobFilter { state: Some(state), kind: None };
+            let mut request = PageRequest { limit: 1000, cursor: None };
+            loop {
+                let page = self.catalog.list_jobs(&filter, &request).await?;
+                jobs.extend(page.items);
+                match page.next {
+                    Some(next) => request.cursor = Some(next),
+                    None => break,
+                }
+            }
+        }
+        Ok(jobs)
+    }
+
+    /// A job that is not undone yet needs what it names: its VM, its repository.
+    pub(crate) async fn refuse_while_used(&self, id: &str, what: &str) -> Result<()> {
+        match self.jobs_in_progress().await?.iter().find(|job| job.payload_json.contains(id)) {
+            Some(job) => Err(Error::new(ErrorKind::Conflict, format!("{what} is in use by job {}", job.id))),
+            None => Ok(()),
+        }
     }
 
     pub(crate) fn emit(&self, kind: &'static str, job: &Job, mut payload: Value) {
@@ -262,6 +291,17 @@ impl Shared {
 
     pub(crate) fn register(&self, id: JobId, cancel: CancellationToken) {
         self.running().insert(id, cancel);
+    }
+
+    /// Cancels a job that runs in this process and waits for its end.
+    pub(crate) async fn stop_running(&self, id: JobId) {
+        loop {
+            match self.running().get(&id) {
+                Some(token) => token.cancel(),
+                None => return,
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
     }
 
     pub(crate) fn unregister(&self, id: JobId) {
@@ -344,7 +384,11 @@ impl From<tidemark_catalog::Error> for Error {
             Catalog::Invalid => ErrorKind::Invalid,
         };
         let message = error.to_string();
-        Self::wrap(kind, &message, error)
+        match kind {
+            // The message says it all; the database's words below it mean nothing to a user.
+            ErrorKind::NotFound | ErrorKind::Conflict | ErrorKind::Invalid => Self::new(kind, message),
+            _ => Self::wrap(kind, &message, error),
+        }
     }
 }
 

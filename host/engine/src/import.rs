@@ -61,7 +61,14 @@ pub(crate) async fn run(job: &Arc<JobContext>) -> Result<Value> {
     found.sort_by_key(|one| one.backup.snapshot_at);
     let (mut imported, mut known) = (0_u64, 0_u64);
     let mut present: HashSet<BackupId> = HashSet::new();
+    // A backup that is being made or deleted right now is not what its manifest says.
+    let in_progress = job.shared.jobs_in_progress().await?;
     for one in found {
+        let id = one.backup.id.to_string();
+        if in_progress.iter().any(|other| other.id.to_string() == id || other.payload_json.contains(&id)) {
+            skip(&one.backup.manifest_key, "a job is making or deleting it right now".to_owned());
+            continue;
+        }
         let parent_known = match one.backup.parent_id {
             None => true,
             Some(parent) => present.contains(&parent) || job.shared.catalog.backup(parent).await.is_ok(),

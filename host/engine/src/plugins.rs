@@ -12,8 +12,8 @@ use serde_json::json;
 use tidemark_catalog::{AuditEntry, Catalog, Connector as ConnectorRecord, Grant, PluginVersion, Repository};
 use tidemark_model::{JobId, UtcMillis};
 use tidemark_plugins::{
-    AuditEvent, AuditSink, Connector, Grants, Inspection, Manifest, Plugin, Runtime, RuntimeOptions, Secrets,
-    Session, StorageTarget, inspect,
+    AuditEvent, AuditSink, Connector, Grants, Inspection, Manifest, OwnSnapshot, Plugin, Runtime,
+    RuntimeOptions, Secrets, Session, StorageTarget, inspect,
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -294,6 +294,12 @@ impl Engine {
     /// # Errors
     /// Not found; conflict while it is active and in use.
     pub async fn remove_plugin(&self, actor: &str, name: &str, version: &str) -> Result<()> {
+        // Any job may have pinned it, and its undoing needs it too.
+        if let Some(job) = self.shared.jobs_in_progress().await?.first() {
+            let message =
+                format!("job {} is running; remove plugin {name} {version} when it has ended", job.id);
+            return Err(Error::new(ErrorKind::Conflict, message));
+        }
         self.catalog().remove_plugin_version(name, version).await?;
         self.shared.audit(actor, "plugin.remove", name, json!({ "version": version })).await;
         Ok(())
@@ -361,6 +367,17 @@ pub(crate) async fn remove_snapshot(connector: &mut Connector, vm_key: &str, tok
         patience.wait(error, &never).await?;
     }
     Ok(())
+}
+
+/// Our snapshots on a VM, the one included that is still being taken.
+pub(crate) async fn list_own_snapshots(connector: &mut Connector, vm_key: &str) -> Result<Vec<OwnSnapshot>> {
+    let (patience, never) = (Patience::new(), CancellationToken::new());
+    loop {
+        match connector.list_own_snapshots(vm_key).await {
+            Ok(snapshots) => return Ok(snapshots),
+            Err(error) => patience.wait(error, &never).await?,
+        }
+    }
 }
 
 /// Ends a hypervisor's session. What was done stands, so a failure is of no consequence.

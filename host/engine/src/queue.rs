@@ -2,6 +2,7 @@
 //!
 //! A job whose cleaning up failed is not ended: its lease runs out, and [`crate::recovery`] tries again.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use serde_json::{Value, json};
 use tidemark_catalog::{CancelRequested, Job, JobOutcome, Lease};
 use tidemark_model::{JobKind, UtcMillis};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
 use crate::engine::Shared;
@@ -27,13 +29,22 @@ pub(crate) struct JobContext {
     pub(crate) lease: Lease,
     /// Fires when the job is to stop: on request, when the host stops, or when the lease is lost.
     pub(crate) cancel: CancellationToken,
+    /// Whether that is because the lease is lost: then undoing is for whoever has it now.
+    pub(crate) lease_lost: AtomicBool,
     progress: Mutex<Box<dyn Fn() -> Value + Send + Sync>>,
 }
 
 impl JobContext {
     pub(crate) fn new(shared: Arc<Shared>, job: Job, lease: Lease) -> Self {
         let cancel = shared.shutdown.child_token();
-        Self { shared, job, lease, cancel, progress: Mutex::new(Box::new(|| json!({"phase": "starting"}))) }
+        Self {
+            shared,
+            job,
+            lease,
+            cancel,
+            lease_lost: AtomicBool::new(false),
+            progress: Mutex::new(Box::new(|| json!({"phase": "starting"}))),
+        }
     }
 
     /// How to find out how far the job is; asked once a second.
@@ -92,7 +103,13 @@ async fn run(shared: Arc<Shared>, job: Job, lease: Lease) {
     let span = tracing::info_span!("job", job_id = %job.id, kind = job.kind.as_str());
     let context = Arc::new(JobContext::new(shared, job, lease));
     context.shared.register(context.job.id, context.cancel.clone());
-    let ended = drive(Arc::clone(&context)).instrument(span.clone()).await;
+    // A task of its own: a panic there ends this job, not the worker.
+    let ended = match tokio::spawn(drive(Arc::clone(&context)).instrument(span.clone())).await {
+        Ok(ended) => ended,
+        Err(panic) => {
+            Err(Failure { error: Error::internal(format!("the job's code panicked: {panic}")), clean: false })
+        }
+    };
     context.shared.unregister(context.job.id);
     span.in_scope(|| match &ended {
         Ok(_) => tracing::info!("job succeeded"),
@@ -106,16 +123,14 @@ async fn run(shared: Arc<Shared>, job: Job, lease: Lease) {
 
 async fn drive(context: Arc<JobContext>) -> std::result::Result<Value, Failure> {
     context.shared.emit("job-started", &context.job, json!({}));
-    let beats = tokio::spawn(heartbeat(Arc::clone(&context)));
-    let ended = match context.job.kind {
+    let _beats = AbortOnDropHandle::new(tokio::spawn(heartbeat(Arc::clone(&context))));
+    match context.job.kind {
         JobKind::Backup => backup::run(&context).await,
         JobKind::RestoreDisk => restore::run(&context).await.map_err(Failure::from),
         JobKind::Verify => verify::run(&context).await.map_err(Failure::from),
         JobKind::ImportRepository => import::run(&context).await.map_err(Failure::from),
         JobKind::DeleteBackup => delete::run(&context).await.map_err(Failure::from),
-    };
-    beats.abort();
-    ended
+    }
 }
 
 /// Keeps the lease and carries progress out and the wish to cancel in.
@@ -143,6 +158,7 @@ async fn heartbeat(context: Arc<JobContext>) {
                 // A catalog that is away for a moment costs nothing; a lost lease ends the work at once.
                 if lost.kind() == ErrorKind::LeaseLost || misses >= LEASE_MS / 1000 {
                     tracing::error!(error = %lost.chain(), "the job's lease is lost");
+                    context.lease_lost.store(true, Ordering::Relaxed);
                     context.cancel.cancel();
                     return;
                 }
@@ -165,6 +181,11 @@ async fn finish(context: &JobContext, ended: std::result::Result<Value, Failure>
         }
         Err(Failure { error, .. }) => JobOutcome::Failed { error_json: error_json(&error).to_string() },
     };
+    // The last figures, which no heartbeat has carried yet; the job's end does not depend on them.
+    let (progress, now) = (context.progress().to_string(), UtcMillis::now());
+    if let Err(error) = context.shared.catalog.heartbeat(&context.lease, LEASE_MS, &progress, now).await {
+        tracing::debug!(error = %error, "the last progress could not be recorded");
+    }
     recovery::record_end(&context.shared, &context.job, &context.lease, outcome).await;
 }
 

@@ -11,6 +11,7 @@ use serde_json::json;
 use tidemark_catalog::{Job, JobOutcome, Lease};
 use tidemark_model::{BackupId, JobKind, UtcMillis};
 use tidemark_plugins::Connector;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::engine::Shared;
 use crate::error::{Error, ErrorKind, Result};
@@ -22,8 +23,10 @@ use crate::{backup, delete, plugins};
 
 /// How often expired leases are looked for.
 const WATCH: Duration = Duration::from_secs(10);
-/// After so many claims of the same job what is left is named and the job ends.
-const MAX_EPOCHS: i64 = 10;
+/// A job that could not be recovered for so long, in milliseconds, ends with what is left named.
+const GIVE_UP_AFTER_MS: i64 = 24 * 3600 * 1000;
+/// The key of a snapshot that brings change tracking into effect (`sdk/wit/connector.wit`).
+const CONNECTOR_SNAPSHOT: &str = "enable-change-tracking";
 /// How often the end of a job is tried to be recorded.
 const END_ATTEMPTS: u32 = 5;
 
@@ -37,7 +40,8 @@ pub(crate) async fn watch(shared: Arc<Shared>) {
     while !shared.is_stopping() {
         match shared.catalog.claim_expired(&shared.owner, LEASE_MS, UtcMillis::now()).await {
             Ok(Some((job, lease))) => {
-                recover(Arc::clone(&shared), job, lease).await;
+                let recovering = recover(Arc::clone(&shared), job, lease);
+                shared.tasks.spawn(recovering);
                 continue;
             }
             Ok(None) => {}
@@ -58,12 +62,13 @@ pub(crate) async fn watch(shared: Arc<Shared>) {
 /// Ends a job whose process died.
 pub(crate) async fn recover(shared: Arc<Shared>, job: Job, lease: Lease) {
     tracing::info!(job_id = %job.id, kind = job.kind.as_str(), epoch = lease.epoch, "recovering an interrupted job");
-    let beats = tokio::spawn(keep(Arc::clone(&shared), lease.clone()));
+    let _beats = AbortOnDropHandle::new(tokio::spawn(keep(Arc::clone(&shared), lease.clone())));
+    // After a pause of the whole machine the job may still run in this very process: it is stopped first.
+    shared.stop_running(job.id).await;
     let outcome = settle(&shared, &job, &lease).await;
-    beats.abort();
     match outcome {
         Ok(outcome) => record_end(&shared, &job, &lease, outcome).await,
-        Err(error) if lease.epoch >= MAX_EPOCHS => {
+        Err(error) if UtcMillis::now().0 - job.started_at.unwrap_or(job.created_at).0 > GIVE_UP_AFTER_MS => {
             tracing::error!(job_id = %job.id, error = %error.chain(), "giving up on recovering a job");
             let message = format!("interrupted, and what it left could not be removed: {}", error.chain());
             let error_json = json!({ "kind": error.kind().as_str(), "message": message }).to_string();
@@ -89,8 +94,14 @@ async fn settle(shared: &Arc<Shared>, job: &Job, lease: &Lease) -> Result<JobOut
     let left = Leftovers::from_steps(&shared.catalog.steps(job.id).await?)?;
     if job.kind == JobKind::Backup {
         if let Some(stored) = known_backup(shared, backup::backup_id(job)?).await? {
-            remove_snapshot(shared, job, &left).await?;
-            let warnings = ["the host was interrupted after the backup was complete"];
+            let mut warnings = vec!["the host was interrupted after the backup was complete".to_owned()];
+            if let Err(error) = remove_snapshot(shared, job, &left).await {
+                // The backup stands; the VM's next run removes the snapshot.
+                warnings.push(format!(
+                    "the snapshot could not be removed and is tried again later: {}",
+                    error.chain()
+                ));
+            }
             let result = json!({
                 "backup_id": stored.id.to_string(),
                 "backup_type": stored.backup_type.as_str(),
@@ -175,7 +186,7 @@ async fn remove_snapshot_by_key(
     if let Some(token) = token {
         plugins::remove_snapshot(connector, vm_key, token).await?;
     }
-    for snapshot in connector.list_own_snapshots(vm_key).await? {
+    for snapshot in plugins::list_own_snapshots(connector, vm_key).await? {
         if snapshot.idempotency_key == key {
             plugins::remove_snapshot(connector, vm_key, &snapshot.token).await?;
         }
@@ -183,15 +194,18 @@ async fn remove_snapshot_by_key(
     Ok(())
 }
 
-/// Removes every snapshot of this installation on a VM whose only job is the caller.
+/// Removes every snapshot of this installation on a VM whose only job is the caller, and those that a connector made
+/// for itself (their keys name no installation) and could not remove.
 pub(crate) async fn remove_stale_snapshots(
     connector: &mut Connector,
     vm_key: &str,
     installation: &str,
 ) -> Result<usize> {
     let mut removed = 0;
-    for snapshot in connector.list_own_snapshots(vm_key).await? {
-        if snapshot.idempotency_key.strip_prefix(installation).is_some_and(|rest| rest.starts_with('-')) {
+    for snapshot in plugins::list_own_snapshots(connector, vm_key).await? {
+        let key = snapshot.idempotency_key.as_str();
+        let ours = key.strip_prefix(installation).is_some_and(|rest| rest.starts_with('-'));
+        if ours || key == CONNECTOR_SNAPSHOT {
             plugins::remove_snapshot(connector, vm_key, &snapshot.token).await?;
             removed += 1;
         }

@@ -2,7 +2,7 @@
 //! after a crash knows what may exist and undoes it.
 //!
 //! ```text
-//! pinned ▶ snapshot-requested ▶ snapshot-taken ▶ planned ▶ objects-begun ▶ publishing ▶ committing
+//! pinned ▶ (preflight) ▶ snapshot-requested ▶ snapshot-taken ▶ planned ▶ objects-begun ▶ publishing ▶ committing
 //!                                                                                   (catalog transaction)
 //!        ▶ snapshot-removing ▶ (job succeeded)
 //! ```

@@ -26,6 +26,8 @@ use crate::step::{ObjectRef, PluginPin};
 use folder::AppendFile;
 pub(crate) use folder::{Location, create_file};
 
+/// The file that tells a repository's folder from an empty mount point.
+const REPOSITORY_MARK: &str = ".tidemark-repository";
 /// A manifest larger than this is none.
 const MANIFEST_LIMIT: ByteLen = ByteLen(64 << 20);
 /// A backup neither begins nor goes on with less free space than this.
@@ -53,9 +55,29 @@ impl ObjectStore {
     }
 
     /// Over an open plugin.
+    ///
+    /// # Errors
+    /// Unavailable where the folder does not bear the repository's mark: an empty mount point must never pass for an
+    /// empty repository.
     pub(crate) async fn over(name: String, mut target: StorageTarget) -> Result<Self> {
         let watched = target.watch_space().await?;
+        if let Some(folder) = &watched {
+            let mark = folder.join(REPOSITORY_MARK);
+            if !mark.is_file() {
+                let message =
+                    format!("repository '{name}': {} is missing; is the folder mounted?", mark.display());
+                return Err(Error::new(ErrorKind::Unavailable, message));
+            }
+        }
         Ok(Self { name, target, watched })
+    }
+
+    /// Over an open plugin whose place becomes a repository now: a folder is made and marked.
+    pub(crate) async fn establish(name: String, mut target: StorageTarget) -> Result<Self> {
+        if let Some(folder) = target.watch_space().await? {
+            blocking("marking a repository", move || folder::mark(&folder, REPOSITORY_MARK)).await?;
+        }
+        Self::over(name, target).await
     }
 
     /// Plans a new object. Nothing exists yet.

@@ -104,6 +104,7 @@ impl Engine {
     /// Not found; conflict while it has backups.
     pub async fn remove_vm(&self, actor: &str, name_or_id: &str) -> Result<()> {
         let vm = self.vm(name_or_id).await?;
+        self.shared.refuse_while_used(&vm.id.to_string(), &format!("VM '{}'", vm.name)).await?;
         self.catalog().remove_vm(vm.id).await?;
         self.shared.audit(actor, "vm.remove", &vm.name, json!({})).await;
         Ok(())

@@ -243,6 +243,7 @@ struct Asked {
 /// What one connection of a plugin may do: its manifest and its grants together.
 #[derive(Debug, Clone)]
 pub struct Rights {
+    plugin: String,
     asked: Vec<Asked>,
     grants: Grants,
 }
@@ -261,7 +262,7 @@ impl Rights {
                 })
             })
         });
-        Self { asked: asked.collect(), grants }
+        Self { plugin: manifest.name.clone(), asked: asked.collect(), grants }
     }
 
     /// Whether an HTTP request may go there; answers with the networks that are allowed beyond the public one.
@@ -270,7 +271,7 @@ impl Rights {
     /// [`Denied`] with what is missing.
     pub fn check_http(&self, host: &str, port: u16, plain: bool) -> Result<Vec<Network>, Denied> {
         let networks = self.asked_host("http", host, port, plain)?;
-        self.grants.check_http(host, port).map(|()| networks)
+        self.grants.check_http(host, port).map(|()| networks).map_err(|denied| self.named(denied))
     }
 
     /// Whether the host may read there over NBD.
@@ -279,7 +280,7 @@ impl Rights {
     /// [`Denied`] with what is missing.
     pub fn check_nbd(&self, host: &str, port: u16) -> Result<Vec<Network>, Denied> {
         let networks = self.asked_host("nbd", host, port, false)?;
-        self.grants.check_nbd(host, port).map(|()| networks)
+        self.grants.check_nbd(host, port).map(|()| networks).map_err(|denied| self.named(denied))
     }
 
     /// Whether the host may read there through VDDK.
@@ -288,7 +289,7 @@ impl Rights {
     /// [`Denied`] with what is missing.
     pub fn check_vddk(&self, server: &str, port: u16) -> Result<(), Denied> {
         self.asked_host("vddk", server, port, false)?;
-        self.grants.check_vddk(server)
+        self.grants.check_vddk(server).map_err(|denied| self.named(denied))
     }
 
     /// Whether this folder may be used.
@@ -303,7 +304,12 @@ impl Rights {
         if !asked {
             return Err(not_asked("path", folder.display().to_string()));
         }
-        self.grants.check_path(folder)
+        self.grants.check_path(folder).map_err(|denied| self.named(denied))
+    }
+
+    /// The refusal with a command that can be typed as it stands.
+    fn named(&self, denied: Denied) -> Denied {
+        Denied { reason: denied.reason.replace("grant NAME ", &format!("grant {} ", self.plugin)), ..denied }
     }
 
     /// Plain HTTP needs a target that says `http://` itself: nobody gets it by the way.

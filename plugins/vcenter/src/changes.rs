@@ -150,8 +150,13 @@ fn join(sorted: Vec<Extent>) -> Vec<Extent> {
 /// Turns change tracking on, takes and removes a snapshot (the stun from which on tracking works) and looks whether
 /// it came about.
 pub(crate) fn enable(session: &mut Session, vm: &str) -> Result<()> {
-    let machine = Machine::read(session, vm)?;
+    let mut machine = snapshot::settled(session, vm)?;
     let name = machine.name.clone();
+    if let Some(leftover) = machine.snapshots.iter().find(|node| snapshot::own_key(node) == Some(STUN_KEY)) {
+        // An earlier attempt ended between its two halves. It goes first, whatever became of the tracking.
+        snapshot::remove(session, vm, &leftover.of.id.clone())?;
+        machine = Machine::read(session, vm)?;
+    }
     if tracked(&machine) {
         return Ok(());
     }
@@ -163,11 +168,7 @@ pub(crate) fn enable(session: &mut Session, vm: &str) -> Result<()> {
             "{name} does not support change tracking (virtual hardware 7 or later)"
         )));
     }
-    let leftover = machine.snapshots.iter().find(|node| snapshot::own_key(node) == Some(STUN_KEY));
-    if let Some(leftover) = leftover.filter(|_| machine.snapshots.len() == 1) {
-        // An earlier attempt ended between its two halves.
-        snapshot::remove(session, vm, &leftover.of.id)?;
-    } else if let Some(other) = machine.snapshots.first() {
+    if let Some(other) = machine.snapshots.first() {
         return Err(Error::conflict(format!(
             "change tracking of {name} cannot be turned on while it has snapshots (the first is '{}')",
             other.name

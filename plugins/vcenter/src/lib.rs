@@ -151,6 +151,7 @@ impl Connector for VCenter {
     }
 
     fn list_own_snapshots(&mut self, vm: &str) -> Result<Vec<OwnSnapshot>> {
+        self.session.begin_call();
         snapshot::list_own(&mut self.session, vm)
     }
 

@@ -70,7 +70,7 @@ pub(crate) fn create(
 }
 
 /// The machine once no task on its snapshots is under way.
-fn settled(session: &mut Session, vm: &str) -> Result<Machine> {
+pub(crate) fn settled(session: &mut Session, vm: &str) -> Result<Machine> {
     let machine = Machine::read(session, vm)?;
     if task::settle(session, &machine)? { Machine::read(session, vm) } else { Ok(machine) }
 }
@@ -157,9 +157,9 @@ fn consolidate(session: &mut Session, machine: &Machine) -> Result<()> {
     done.map(|_: Option<Element>| ()).map_err(|fault| fault.to_error(&doing))
 }
 
-/// The snapshots that carry our marker.
+/// The snapshots that carry our marker. A snapshot that is being taken counts: its task is waited for.
 pub(crate) fn list_own(session: &mut Session, vm: &str) -> Result<Vec<OwnSnapshot>> {
-    let machine = Machine::read(session, vm)?;
+    let machine = settled(session, vm)?;
     let own = machine.snapshots.iter().filter_map(|node| {
         let idempotency_key = own_key(node)?.to_owned();
         Some(OwnSnapshot { token: node.of.id.clone(), idempotency_key })

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
 use tidemark_model::ByteLen;
 
 use super::direct::{Chunk, DirectWriter};
@@ -150,9 +151,28 @@ pub(crate) fn publish(from: &Location, to: &str) -> Result<()> {
     let (old_parent, old_name) = open_parent(from, false)?;
     let (new_parent, new_name) = open_parent(&target, true)?;
     let what = || format!("publishing {}", target.display());
-    rustix::fs::renameat_with(&old_parent, old_name, &new_parent, new_name, RenameFlags::NOREPLACE)
-        .map_err(|e| Error::io(what(), e.into()))?;
+    let renamed =
+        rustix::fs::renameat_with(&old_parent, old_name, &new_parent, new_name, RenameFlags::NOREPLACE);
+    match renamed {
+        // NFS and some other file systems cannot rename without replacing; a hard link never replaces either.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+            rustix::fs::linkat(&old_parent, old_name, &new_parent, new_name, AtFlags::empty())
+                .and_then(|()| rustix::fs::unlinkat(&old_parent, old_name, AtFlags::empty()))
+        }
+        done => done,
+    }
+    .map_err(|e| Error::io(what(), e.into()))?;
     rustix::fs::fsync(&new_parent).map_err(|e| Error::io(what(), e.into()))
+}
+
+/// Makes the folder and an empty file in it, durably; both may be there already.
+pub(crate) fn mark(folder: &Path, name: &str) -> Result<()> {
+    let failed = |e| Error::io(format!("marking {} as a repository", folder.display()), e);
+    std::fs::create_dir_all(folder).map_err(failed)?;
+    let file =
+        std::fs::OpenOptions::new().append(true).create(true).open(folder.join(name)).map_err(failed)?;
+    file.sync_all().map_err(failed)?;
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
 }
 
 /// Removes a file; done too where it, or a folder above it, does not exist.
@@ -165,7 +185,7 @@ pub(crate) fn remove(location: &Location) -> Result<()> {
     let what = || format!("removing {}", location.display());
     match rustix::fs::unlinkat(&parent, name, AtFlags::empty()) {
         Ok(()) => rustix::fs::fsync(&parent).map_err(|e| Error::io(what(), e.into())),
-        Err(rustix::io::Errno::NOENT) => Ok(()),
+        Err(Errno::NOENT) => Ok(()),
         Err(error) => Err(Error::io(what(), error.into())),
     }
 }
@@ -239,8 +259,7 @@ pub(crate) fn free_space(folder: &Path) -> Result<ByteLen> {
 
 /// The handle of the folder that holds the last component, and that component.
 fn open_parent(location: &Location, create: bool) -> Result<(OwnedFd, &OsStr)> {
-    let failed =
-        |e: rustix::io::Errno| Error::io(format!("opening the folder of {}", location.display()), e.into());
+    let failed = |e: Errno| Error::io(format!("opening the folder of {}", location.display()), e.into());
     if create {
         std::fs::create_dir_all(&location.folder)
             .map_err(|e| Error::io(format!("creating {}", location.folder.display()), e))?;
@@ -258,7 +277,7 @@ fn open_parent(location: &Location, create: bool) -> Result<(OwnedFd, &OsStr)> {
         if create {
             match rustix::fs::mkdirat(&current, part, Mode::from(0o750)) {
                 Ok(()) => rustix::fs::fsync(current.as_fd()).map_err(failed)?,
-                Err(rustix::io::Errno::EXIST) => {}
+                Err(Errno::EXIST) => {}
                 Err(error) => return Err(failed(error)),
             }
         }
