@@ -20,3 +20,4 @@ mod https;
 mod main_job;
 mod postgres;
 mod source_lost;
+mod unmounted;
