@@ -26,6 +26,15 @@ fn a_wrong_password_is_named_and_says_what_to_do() -> Result<()> {
     ensure!(problem["kind"] == "auth" && answer.status != 401, "our own token was good: {answer:?}");
     cli.run(&["connector", "test", CONNECTOR])?;
 
+    let right = site.folder().join("right.password");
+    std::fs::write(&right, &site.simulator.endpoints.password)?;
+    let secret = format!("password=@{}", right.display());
+    cli.run(&["connector", "update", "mistyped", "--secret", &secret])?;
+    cli.run(&["connector", "test", "mistyped"])?;
+    let wrong = cli.outcome(&["connector", "update", "mistyped", "--set", "transport=carrier-pigeon"])?;
+    ensure!(wrong.code == 1 && format!("{wrong:?}").contains("transport"), "{wrong:?}");
+    cli.run(&["connector", "test", "mistyped"])?;
+
     // The password is changed in vCenter: the nightly backup fails for that reason, and nothing is left.
     let full = site.backup("full")?;
     site.simulator.fault("InvalidLogin", None, 1)?;

@@ -38,6 +38,44 @@ impl Engine {
         Ok(record)
     }
 
+    /// Changes a connection, for example its password: what is given replaces what was, the rest stays. Running jobs
+    /// keep what they began with.
+    ///
+    /// # Errors
+    /// Not found; invalid settings by field.
+    pub async fn update_connector(
+        &self,
+        actor: &str,
+        name_or_id: &str,
+        settings: Map<String, Value>,
+        secrets: BTreeMap<String, String>,
+    ) -> Result<Connector> {
+        let old = self.connector(name_or_id).await?;
+        let changed: Vec<String> = settings.keys().chain(secrets.keys()).cloned().collect();
+        let mut all: Map<String, Value> = serde_json::from_str(&old.settings_json)
+            .map_err(|e| Error::damaged(format!("the stored settings of connector '{}': {e}", old.name)))?;
+        all.extend(settings);
+        let mut sealed = self.shared.secrets.open_all(&old.name, &old.secrets_json)?;
+        sealed.extend(secrets);
+        let Connector { id, name, plugin, created_at, .. } = old;
+        let new = NewConnection { name, plugin, settings: all, secrets: sealed };
+        self.check(&new, PluginKind::Connector).await?;
+        let NewConnection { name, plugin, settings, secrets } = new;
+        let record = Connector {
+            id,
+            secrets_json: self.shared.secrets.seal_all(&name, &secrets)?,
+            settings_json: Value::Object(settings).to_string(),
+            name,
+            plugin,
+            created_at,
+        };
+        let (session, _) = self.shared.open_connector(&record, None, None).await?;
+        plugins::log_out(session).await;
+        self.catalog().update_connector(&record).await?;
+        self.shared.audit(actor, "connector.update", &record.name, json!({ "changed": changed })).await;
+        Ok(record)
+    }
+
     /// Removes a connection that no VM refers to.
     ///
     /// # Errors

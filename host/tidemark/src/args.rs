@@ -165,10 +165,24 @@ pub(crate) struct ConnectionArgs {
     pub(crate) secrets: Vec<(String, PathBuf)>,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct ConnectionChange {
+    /// Name or id
+    pub(crate) name: String,
+    /// A setting
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = parse_setting)]
+    pub(crate) settings: Vec<(String, String)>,
+    /// A secret, read from a file (`-` is standard input)
+    #[arg(long = "secret", value_name = "KEY=@FILE", value_parser = parse_secret)]
+    pub(crate) secrets: Vec<(String, PathBuf)>,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConnectorVerb {
     /// Add a connection
     Add(ConnectionArgs),
+    /// Change settings or secrets, for example the password; the others stay
+    Update(ConnectionChange),
     /// The connections
     List,
     /// Log in and say what stands in the way of backups

@@ -13,7 +13,9 @@ use crate::paging::{PageQuery, cut};
 use crate::problem::{Answer, Problem};
 use crate::routing::{Routes, admin, operator, viewer};
 use crate::state::AppState;
-use crate::wire::{AddConnection, ConnectionEntry, ConnectorList, DiscoveredVm, Discovery, TestReport};
+use crate::wire::{
+    AddConnection, ConnectionEntry, ConnectorList, DiscoveredVm, Discovery, TestReport, UpdateConnection,
+};
 
 pub(super) fn add(routes: Routes) -> Routes {
     routes
@@ -33,6 +35,13 @@ pub(super) fn add(routes: Routes) -> Routes {
             show,
         )
         .delete("/api/v1/connectors/{id}", admin("removeConnector", "Removes an unused connector"), remove)
+        .post(
+            "/api/v1/connectors/{id}/actions/update",
+            admin("updateConnector", "Changes settings or secrets, for example the password")
+                .body::<UpdateConnection>()
+                .answers::<ConnectionEntry>(200),
+            update,
+        )
         .post(
             "/api/v1/connectors/{id}/actions/test",
             operator("testConnector", "Logs in and says what stands in the way").answers::<TestReport>(200),
@@ -75,6 +84,17 @@ async fn show(State(state): State<AppState>, Path(id): Path<String>) -> Answer<J
 async fn remove(State(state): State<AppState>, actor: Actor, Path(id): Path<String>) -> Answer<StatusCode> {
     state.engine.remove_connector(&actor.name, &id).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn update(
+    State(state): State<AppState>,
+    actor: Actor,
+    Path(id): Path<String>,
+    JsonBody(wire): JsonBody<UpdateConnection>,
+) -> Answer<Json<ConnectionEntry>> {
+    let UpdateConnection { settings, secrets } = wire;
+    let connector = state.engine.update_connector(&actor.name, &id, settings, secrets).await?;
+    Ok(Json(ConnectionEntry::from(&connector)))
 }
 
 async fn test(State(state): State<AppState>, Path(id): Path<String>) -> Answer<Json<TestReport>> {

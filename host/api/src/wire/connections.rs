@@ -37,6 +37,18 @@ impl From<AddConnection> for NewConnection {
     }
 }
 
+/// Changes a connector: what is given replaces what was, the rest stays.
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UpdateConnection {
+    /// Checked against the plugin's own schema, together with those that stay.
+    #[serde(default)]
+    pub settings: Map<String, Value>,
+    /// Sealed at rest; no answer ever holds them.
+    #[serde(default)]
+    pub secrets: BTreeMap<String, String>,
+}
+
 /// A connector or a repository.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct ConnectionEntry {

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Map, Value};
-use tidemark_api::wire::{AddConnection, ConnectionEntry, PluginList};
+use tidemark_api::wire::{AddConnection, ConnectionEntry, PluginList, UpdateConnection};
 
 use crate::args::ConnectionArgs;
 use crate::client::{Client, Refused, escape};
@@ -15,7 +15,29 @@ use crate::output::{Table, fields, moment, or_dash};
 /// Puts the request for a new connection together.
 pub(super) fn request(client: &Client, args: ConnectionArgs) -> Result<AddConnection> {
     let ConnectionArgs { name, plugin, settings, secrets } = args;
-    let schema = schema_of(client, &plugin)?;
+    let (settings, secrets) = typed(client, &plugin, settings, secrets)?;
+    Ok(AddConnection { name, plugin, settings, secrets })
+}
+
+/// Puts the request for a change of a connection together.
+pub(super) fn change(
+    client: &Client,
+    plugin: &str,
+    settings: Vec<(String, String)>,
+    secrets: Vec<(String, PathBuf)>,
+) -> Result<UpdateConnection> {
+    let (settings, secrets) = typed(client, plugin, settings, secrets)?;
+    Ok(UpdateConnection { settings, secrets })
+}
+
+/// Settings as the plugin's schema has them, and secrets read from their files.
+fn typed(
+    client: &Client,
+    plugin: &str,
+    settings: Vec<(String, String)>,
+    secrets: Vec<(String, PathBuf)>,
+) -> Result<(Map<String, Value>, BTreeMap<String, String>)> {
+    let schema = schema_of(client, plugin)?;
     let mut typed = Map::new();
     for (key, text) in settings {
         let value = type_value(&schema, &key, &text)?;
@@ -27,7 +49,7 @@ pub(super) fn request(client: &Client, args: ConnectionArgs) -> Result<AddConnec
     for (key, file) in secrets {
         read.insert(key, read_secret(&file)?);
     }
-    Ok(AddConnection { name, plugin, settings: typed, secrets: read })
+    Ok((typed, read))
 }
 
 /// The settings' schema of the plugin's active version. A plugin that is not there is the server's to refuse.

@@ -5,7 +5,7 @@ use serde_json::Value;
 use tidemark_api::wire::{ConnectionEntry, ConnectorList, DiscoveredVm, Discovery, TestReport};
 
 use super::connection;
-use crate::args::ConnectorVerb;
+use crate::args::{ConnectionChange, ConnectorVerb};
 use crate::client::{Client, escape};
 use crate::output::{Ended, Output, Table, or_dash, size, yes_no};
 
@@ -14,6 +14,14 @@ pub(crate) fn run(verb: ConnectorVerb, client: &Client, output: &Output) -> Resu
         ConnectorVerb::Add(args) => {
             let added = client.post("/api/v1/connectors", &connection::request(client, args)?)?;
             output.document(added, |entry: ConnectionEntry| format!("connector '{}' added", entry.name))?;
+        }
+        ConnectorVerb::Update(ConnectionChange { name, settings, secrets }) => {
+            let path = format!("/api/v1/connectors/{}", escape(&name));
+            let known: ConnectionEntry = serde_json::from_value(client.get(&path)?)?;
+            let change = connection::change(client, &known.plugin, settings, secrets)?;
+            let updated = client.post(&format!("{path}/actions/update"), &change)?;
+            output
+                .document(updated, |entry: ConnectionEntry| format!("connector '{}' changed", entry.name))?;
         }
         ConnectorVerb::List => {
             let list = client.list("/api/v1/connectors", "connectors")?;
