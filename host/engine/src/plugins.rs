@@ -103,7 +103,9 @@ impl PluginHost {
 
     /// Stores a component and compiles it. It is not active yet.
     pub(crate) async fn install(&self, bytes: Vec<u8>) -> Result<PluginVersion> {
-        let inspection: Inspection = inspect(&bytes)?;
+        // Bytes that are no plugin are the uploader's matter, not a plugin's misbehaviour.
+        let unusable = |error: tidemark_plugins::Error| Error::invalid(error.to_string());
+        let inspection: Inspection = inspect(&bytes).map_err(unusable)?;
         if let Some(problem) = inspection.problem {
             return Err(Error::invalid(format!(
                 "plugin '{}' does not fit its world: {problem}",
@@ -123,7 +125,7 @@ impl PluginHost {
         let path = self.path(&inspection.digest);
         let stored = bytes.clone();
         blocking("storing a plugin", move || store_component(&path, &stored)).await?;
-        let plugin = self.runtime.load(&bytes).await?;
+        let plugin = self.runtime.load(&bytes).await.map_err(unusable)?;
         self.catalog.add_plugin_version(&record).await?;
         self.loaded().insert(record.digest.clone(), plugin);
         Ok(record)
