@@ -2,6 +2,7 @@
 //! ours syncs before it publishes, `qemu-img` and `qemu-nbd` write past the page cache and flush at their end.
 
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -95,7 +96,8 @@ fn nbdcopy(meter: &mut Meter, uri: &str, size: u64, to: &Path) -> Result<()> {
     command.args("--persistent --shared=8 --format=qcow2 --cache=none --aio=native".split(' '));
     let server = Measured::start(command.arg("--socket").arg(&socket).arg(to))?;
     let deadline = Duration::from_secs(10);
-    wait_for("qemu-nbd's socket", deadline, || Ok(socket.exists().then_some(())))?;
+    // The socket's file is there a moment before it is listened on.
+    wait_for("qemu-nbd's socket", deadline, || Ok(UnixStream::connect(&socket).ok()))?;
     let mut copy = Command::new("nbdcopy");
     copy.args(["--flush", "--destination-is-zero"]);
     meter.run(copy.arg(uri).arg(nbd_uri(&socket)))?;

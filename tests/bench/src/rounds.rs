@@ -1,5 +1,6 @@
 //! A work, done by each contender in turn, round after round: what disturbs the machine for a while disturbs all.
 
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -154,7 +155,8 @@ impl Source {
         let mut server = Guarded::start("qemu-nbd", &mut command, &dir.join("source.log"))?;
         wait_for("the source's socket", Duration::from_secs(10), || {
             server.still_running()?;
-            Ok(socket.exists().then_some(()))
+            // The socket's file is there a moment before it is listened on.
+            Ok(UnixStream::connect(&socket).ok())
         })?;
         Ok(Self { server, uri: contender::nbd_uri(&socket) })
     }

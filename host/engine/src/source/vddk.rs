@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tidemark_plugins::VddkSource;
 use tokio::io::AsyncReadExt as _;
+use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -83,7 +84,8 @@ impl VddkServer {
 
     async fn wait_for(&mut self, socket: &Path) -> Result<()> {
         let deadline = tokio::time::Instant::now() + START_LIMIT;
-        while !socket.exists() {
+        // The socket's file is there a moment before it is listened on.
+        while UnixStream::connect(socket).await.is_err() {
             if let Some(status) = self.child.try_wait().map_err(|e| Error::io("waiting for nbdkit", e))? {
                 let words = self.last_words().await;
                 return Err(Error::new(
