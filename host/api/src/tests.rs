@@ -327,6 +327,8 @@ async fn imported(engine: &Engine) -> (String, Vec<BackupId>) {
             skipped: ByteLen(80),
             moved_ms: 5,
             digest: "00".repeat(32),
+            staged_key: None,
+            ranges: None,
         };
         let backup = Backup {
             id,
@@ -347,6 +349,8 @@ async fn imported(engine: &Engine) -> (String, Vec<BackupId>) {
             warnings_json: r#"["a disk is not protected"]"#.to_owned(),
             job_id: None,
             verified_at: None,
+            consolidated_at: None,
+            staged_manifest_key: None,
             disks: vec![disk(0), disk(1)],
         };
         catalog.import_backup(&backup).await.unwrap();

@@ -6,7 +6,7 @@ use tidemark_model::{BackupId, ByteLen, ChangeId, DiskKey};
 
 use crate::database::Transaction;
 use crate::error::{Error, ErrorKind, Result};
-use crate::records::{Backup, BackupDisk};
+use crate::records::{Backup, BackupDisk, RangeDigests};
 use crate::statement::{Row, Statement};
 
 /// Below SQLite's bound of values in one statement, with room to spare.
@@ -33,18 +33,21 @@ pub(crate) async fn insert(transaction: &mut Transaction, backup: &Backup) -> Re
         warnings_json,
         job_id,
         verified_at,
+        consolidated_at,
+        staged_manifest_key,
         disks,
     } = backup;
     let statement = Statement::new(
         "INSERT INTO backups (id, vm_id, vm_name, repository_id, backup_type, parent_id, status, reason_code,
              reason, started_at, snapshot_at, completed_at, manifest_key, pinned, plugins_json, warnings_json,
-             job_id, verified_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)",
+             job_id, verified_at, consolidated_at, staged_manifest_key)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)",
     );
     let statement = statement.bind(*id).bind(*vm_id).bind(vm_name).bind(*repository_id).bind(*backup_type);
     let statement = statement.bind(*parent_id).bind(*status).bind(reason_code).bind(reason).bind(*started_at);
     let statement = statement.bind(*snapshot_at).bind(*completed_at).bind(manifest_key).bind(*pinned);
     let statement = statement.bind(plugins_json).bind(warnings_json).bind(*job_id).bind(*verified_at);
+    let statement = statement.bind(*consolidated_at).bind(staged_manifest_key.as_deref());
     transaction.execute(statement).await.map_err(|error| {
         error.meaning(
             ErrorKind::Conflict,
@@ -70,18 +73,29 @@ async fn insert_disk(transaction: &mut Transaction, backup: &Backup, disk: &Back
         skipped,
         moved_ms,
         digest,
+        staged_key,
+        ranges,
     } = disk;
     let statement = Statement::new(
         "INSERT INTO backup_disks (backup_id, repository_id, disk_index, disk_key, label, capacity_bytes, change_id,
-             object_key, stored_bytes, read_bytes, skipped_bytes, moved_ms, digest)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+             object_key, stored_bytes, read_bytes, skipped_bytes, moved_ms, digest, staged_key,
+             ranges_key, ranges_stored_bytes, ranges_digest)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
     );
     let statement = statement.bind(backup.id).bind(backup.repository_id).bind(i64::from(*disk_index));
     let statement = statement.bind(&disk_key.0).bind(label).bind(number("capacity", capacity.0)?);
     let statement = statement.bind(change_id.as_ref().map(|id| id.0.as_str())).bind(object_key);
     let statement = statement.bind(number("stored size", stored.0)?).bind(number("read size", read.0)?);
     let statement = statement.bind(number("skipped size", skipped.0)?).bind(number("duration", *moved_ms)?);
-    transaction.execute(statement.bind(digest)).await.map_err(|error| {
+    let ranges_stored = match ranges {
+        Some(ranges) => Some(number("size of range digests", ranges.stored.0)?),
+        None => None,
+    };
+    let statement = statement.bind(digest).bind(staged_key.as_deref());
+    let statement =
+        statement.bind(ranges.as_ref().map(|ranges| ranges.object_key.as_str())).bind(ranges_stored);
+    let statement = statement.bind(ranges.as_ref().map(|ranges| ranges.digest.as_str()));
+    transaction.execute(statement).await.map_err(|error| {
         error.meaning(
             ErrorKind::Conflict,
             format!("disk {disk_index}: its index, its key or its object '{object_key}' is already taken"),
@@ -138,6 +152,8 @@ fn backup_of(row: &Row) -> Result<Backup> {
         warnings_json: row.text("warnings_json")?,
         job_id: row.opt_parsed("job_id")?,
         verified_at: row.opt_time("verified_at")?,
+        consolidated_at: row.opt_time("consolidated_at")?,
+        staged_manifest_key: row.opt_text("staged_manifest_key")?,
         disks: Vec::new(),
     })
 }
@@ -155,5 +171,16 @@ fn disk_of(row: &Row) -> Result<BackupDisk> {
         skipped: ByteLen(row.unsigned("skipped_bytes")?),
         moved_ms: row.unsigned("moved_ms")?,
         digest: row.text("digest")?,
+        staged_key: row.opt_text("staged_key")?,
+        ranges: ranges_of(row)?,
     })
+}
+
+fn ranges_of(row: &Row) -> Result<Option<RangeDigests>> {
+    let Some(object_key) = row.opt_text("ranges_key")? else { return Ok(None) };
+    Ok(Some(RangeDigests {
+        object_key,
+        stored: ByteLen(row.unsigned("ranges_stored_bytes")?),
+        digest: row.text("ranges_digest")?,
+    }))
 }

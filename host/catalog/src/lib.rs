@@ -34,7 +34,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use records::{
     AuditEntry, Backup, BackupDisk, BackupFilter, CancelRequested, Connector, DoomedObject, Grant, Job,
     JobFilter, JobOutcome, JobStep, Lease, NewJob, Page, PageRequest, ParseRoleError, PluginVersion,
-    Repository, Role, Token, Vm,
+    RangeDigests, Repository, Role, Token, Vm,
 };
 
 /// A handle on the catalog; clones share its connections.

@@ -98,6 +98,10 @@ pub struct Backup {
     pub job_id: Option<JobId>,
     /// When it was last verified with a good result.
     pub verified_at: Option<UtcMillis>,
+    /// When a merge last rewrote its objects; none while they are as the backup made them.
+    pub consolidated_at: Option<UtcMillis>,
+    /// The key under which a merge published the manifest, until it takes the place of `manifest_key`.
+    pub staged_manifest_key: Option<String>,
     /// Its disks by ascending index.
     pub disks: Vec<BackupDisk>,
 }
@@ -126,6 +130,21 @@ pub struct BackupDisk {
     /// How long the move took, in milliseconds.
     pub moved_ms: u64,
     /// BLAKE3 of the object's bytes, in hexadecimal.
+    pub digest: String,
+    /// The key under which a merge published the object, until it takes the place of `object_key`.
+    pub staged_key: Option<String>,
+    /// Where the digests of the stored guest ranges are; none for backups of versions that made none.
+    pub ranges: Option<RangeDigests>,
+}
+
+/// The object that holds the digests of the guest ranges which a disk's object stores.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RangeDigests {
+    /// Its key in the repository.
+    pub object_key: String,
+    /// Its size.
+    pub stored: ByteLen,
+    /// BLAKE3 of its bytes, in hexadecimal.
     pub digest: String,
 }
 

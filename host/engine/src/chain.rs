@@ -87,6 +87,8 @@ mod tests {
             skipped: ByteLen(0),
             moved_ms: 0,
             digest: String::new(),
+            staged_key: None,
+            ranges: None,
         });
         Backup {
             id: BackupId::random(),
@@ -107,6 +109,8 @@ mod tests {
             warnings_json: "[]".to_owned(),
             job_id: None,
             verified_at: None,
+            consolidated_at: None,
+            staged_manifest_key: None,
             disks: disks.collect(),
         }
     }

@@ -3,7 +3,7 @@
 //! The format is described in `docs/format.md`.
 
 use serde::{Deserialize, Serialize};
-use tidemark_catalog::{Backup, BackupDisk, Vm};
+use tidemark_catalog::{Backup, BackupDisk, RangeDigests, Vm};
 use tidemark_model::{BackupStatus, ByteLen, ChangeId, DiskKey, RepositoryId, UtcMillis};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 /// The word in the field `format`.
 const FORMAT: &str = "tidemark-manifest";
 /// The newest version that this host reads and the one it writes.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Document {
@@ -43,6 +43,9 @@ struct BackupPart {
     started_at: String,
     snapshot_at: String,
     completed_at: String,
+    /// Since version 2.
+    #[serde(default)]
+    consolidated_at: Option<String>,
     plugins: serde_json::Value,
     warnings: serde_json::Value,
 }
@@ -59,6 +62,16 @@ struct DiskPart {
     read_bytes: u64,
     skipped_bytes: u64,
     moved_ms: u64,
+    blake3: String,
+    /// Since version 2.
+    #[serde(default)]
+    ranges: Option<RangesPart>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct RangesPart {
+    object: String,
+    stored_bytes: u64,
     blake3: String,
 }
 
@@ -89,6 +102,7 @@ pub(crate) fn write(vm: &Vm, backup: &Backup) -> Result<Vec<u8>> {
             started_at: rfc3339(backup.started_at)?,
             snapshot_at: rfc3339(backup.snapshot_at)?,
             completed_at: rfc3339(backup.completed_at)?,
+            consolidated_at: backup.consolidated_at.map(rfc3339).transpose()?,
             plugins: parse_json(&backup.plugins_json)?,
             warnings: parse_json(&backup.warnings_json)?,
         },
@@ -136,6 +150,11 @@ pub(crate) fn read(key: &str, bytes: &[u8], repository_id: RepositoryId) -> Resu
         warnings_json: backup.warnings.to_string(),
         job_id: None,
         verified_at: None,
+        consolidated_at: match backup.consolidated_at.as_deref() {
+            Some(text) => Some(millis(text).map_err(damaged)?),
+            None => None,
+        },
+        staged_manifest_key: None,
         disks: disks.into_iter().map(backup_disk).collect(),
     };
     let vm = Vm {
@@ -162,6 +181,8 @@ fn disk_part(disk: &BackupDisk) -> DiskPart {
         skipped,
         moved_ms,
         digest,
+        staged_key: _,
+        ranges,
     } = disk;
     DiskPart {
         index: *disk_index,
@@ -175,6 +196,11 @@ fn disk_part(disk: &BackupDisk) -> DiskPart {
         skipped_bytes: skipped.0,
         moved_ms: *moved_ms,
         blake3: digest.clone(),
+        ranges: ranges.as_ref().map(|RangeDigests { object_key, stored, digest }| RangesPart {
+            object: object_key.clone(),
+            stored_bytes: stored.0,
+            blake3: digest.clone(),
+        }),
     }
 }
 
@@ -191,6 +217,7 @@ fn backup_disk(part: DiskPart) -> BackupDisk {
         skipped_bytes,
         moved_ms,
         blake3,
+        ranges,
     } = part;
     BackupDisk {
         disk_index: index,
@@ -204,6 +231,12 @@ fn backup_disk(part: DiskPart) -> BackupDisk {
         skipped: ByteLen(skipped_bytes),
         moved_ms,
         digest: blake3,
+        staged_key: None,
+        ranges: ranges.map(|RangesPart { object, stored_bytes, blake3 }| RangeDigests {
+            object_key: object,
+            stored: ByteLen(stored_bytes),
+            digest: blake3,
+        }),
     }
 }
 
@@ -259,6 +292,8 @@ mod tests {
             warnings_json: r#"["not quiesced"]"#.to_owned(),
             job_id: None,
             verified_at: None,
+            consolidated_at: Some(UtcMillis(1_767_400_000_000)),
+            staged_manifest_key: None,
             disks: vec![BackupDisk {
                 disk_index: 0,
                 disk_key: DiskKey("2000".to_owned()),
@@ -271,6 +306,12 @@ mod tests {
                 skipped: ByteLen((1 << 30) - 8192),
                 moved_ms: 12,
                 digest: "ab".repeat(32),
+                staged_key: None,
+                ranges: Some(RangeDigests {
+                    object_key: "web01-x/disk-0/y-incr.digests".to_owned(),
+                    stored: ByteLen(96),
+                    digest: "cd".repeat(32),
+                }),
             }],
         };
         (vm, backup)
@@ -299,10 +340,20 @@ mod tests {
     }
 
     #[test]
+    fn the_second_version_is_read_for_ever() {
+        let golden = include_bytes!("../../../tests/golden/manifest-v2.json");
+        let Found { backup, .. } = read("web01/k.json", golden, RepositoryId::random()).unwrap();
+        assert_eq!(backup.consolidated_at, Some(UtcMillis(1_770_091_506_000)));
+        let ranges = backup.disks[0].ranges.as_ref().unwrap();
+        assert!(ranges.object_key.ends_with("-incr.digests") && ranges.stored == ByteLen(96));
+        assert!(ranges.digest.starts_with("0f3e"));
+    }
+
+    #[test]
     fn a_newer_version_or_half_a_manifest_is_refused() {
         let (vm, backup) = sample();
         let bytes = write(&vm, &backup).unwrap();
-        let newer = String::from_utf8(bytes.clone()).unwrap().replace("\"version\": 1", "\"version\": 2");
+        let newer = String::from_utf8(bytes.clone()).unwrap().replace("\"version\": 2", "\"version\": 3");
         let error = read("k", newer.as_bytes(), backup.repository_id).unwrap_err();
         assert!(error.to_string().contains("update tidemark"), "{error}");
         assert!(read("k", &bytes[..bytes.len() / 2], backup.repository_id).is_err());

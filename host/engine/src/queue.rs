@@ -130,6 +130,9 @@ async fn drive(context: Arc<JobContext>) -> std::result::Result<Value, Failure> 
         JobKind::Verify => verify::run(&context).await.map_err(Failure::from),
         JobKind::ImportRepository => import::run(&context).await.map_err(Failure::from),
         JobKind::DeleteBackup => delete::run(&context).await.map_err(Failure::from),
+        JobKind::SynthesizeFull | JobKind::CheckRepository => {
+            Err(Error::invalid("this version has no such job").into())
+        }
     }
 }
 

@@ -85,6 +85,18 @@ pub enum FullReason {
         /// Which object.
         detail: String,
     },
+    /// A sample of what the hypervisor called unchanged differs from what was stored: its map cannot be trusted.
+    AuditMismatch {
+        /// The disk's key.
+        disk: String,
+        /// Where, in words.
+        detail: String,
+    },
+    /// The chain has as many links as it may have.
+    ChainDepth {
+        /// How many it has.
+        depth: usize,
+    },
 }
 
 impl FullReason {
@@ -101,6 +113,8 @@ impl FullReason {
             Self::ChangeTrackingOff { .. } => "change-tracking-off",
             Self::ParentDamaged => "parent-damaged",
             Self::ParentMissing { .. } => "parent-missing",
+            Self::AuditMismatch { .. } => "audit-mismatch",
+            Self::ChainDepth { .. } => "chain-depth",
         }
     }
 }
@@ -119,6 +133,10 @@ impl fmt::Display for FullReason {
             Self::ChangeTrackingOff { disk } => write!(f, "change tracking was off for disk {disk}"),
             Self::ParentDamaged => f.write_str("the parent backup is damaged"),
             Self::ParentMissing { detail } => write!(f, "the parent backup's object is missing: {detail}"),
+            Self::AuditMismatch { disk, detail } => {
+                write!(f, "change tracking of disk {disk} cannot be trusted: {detail}")
+            }
+            Self::ChainDepth { depth } => write!(f, "the chain has {depth} links, which is the most allowed"),
         }
     }
 }

@@ -23,8 +23,12 @@ pub enum JobKind {
     Verify,
     /// Rebuilds the catalog from a repository's manifests.
     ImportRepository,
-    /// Deletes a backup and its objects.
+    /// Deletes backups and their objects, merging what newer ones need.
     DeleteBackup,
+    /// Makes a full of an incremental by merging all it needs into it, without reading the guest.
+    SynthesizeFull,
+    /// Compares a repository with the catalog, both ways.
+    CheckRepository,
 }
 
 /// Where a job stands.
@@ -120,6 +124,8 @@ impl JobKind {
             Self::Verify => "verify",
             Self::ImportRepository => "import-repository",
             Self::DeleteBackup => "delete-backup",
+            Self::SynthesizeFull => "synthesize-full",
+            Self::CheckRepository => "check-repository",
         }
     }
 }
@@ -150,10 +156,18 @@ impl FromStr for JobKind {
     type Err = ParseJobError;
 
     fn from_str(text: &str) -> Result<Self, ParseJobError> {
-        [Self::Backup, Self::RestoreDisk, Self::Verify, Self::ImportRepository, Self::DeleteBackup]
-            .into_iter()
-            .find(|kind| kind.as_str() == text)
-            .ok_or_else(|| ParseJobError(text.to_owned()))
+        [
+            Self::Backup,
+            Self::RestoreDisk,
+            Self::Verify,
+            Self::ImportRepository,
+            Self::DeleteBackup,
+            Self::SynthesizeFull,
+            Self::CheckRepository,
+        ]
+        .into_iter()
+        .find(|kind| kind.as_str() == text)
+        .ok_or_else(|| ParseJobError(text.to_owned()))
     }
 }
 

@@ -148,6 +148,8 @@ pub struct BackupSummary {
     pub skipped_bytes: u64,
     /// When it was last verified with a good result.
     pub verified_at: Option<String>,
+    /// When a merge last rewrote its objects.
+    pub consolidated_at: Option<String>,
 }
 
 /// One page of backups, newest first.
@@ -217,6 +219,8 @@ pub struct BackupDiskEntry {
     pub object_key: String,
     /// BLAKE3 of the object's bytes, in hexadecimal.
     pub digest: String,
+    /// Where the digests of its guest ranges are; none for backups of earlier versions.
+    pub range_digests_path: Option<String>,
 }
 
 /// A backup with everything known of it.
@@ -268,6 +272,8 @@ impl From<&Backup> for BackupSummary {
             warnings_json: _,
             job_id: _,
             verified_at,
+            consolidated_at,
+            staged_manifest_key: _,
             disks,
         } = backup;
         Self {
@@ -290,6 +296,7 @@ impl From<&Backup> for BackupSummary {
             stored_bytes: disks.iter().map(|disk| disk.stored.0).sum(),
             skipped_bytes: disks.iter().map(|disk| disk.skipped.0).sum(),
             verified_at: verified_at.map(rfc3339),
+            consolidated_at: consolidated_at.map(rfc3339),
         }
     }
 }
@@ -344,6 +351,7 @@ impl BackupDetail {
             stored_bytes: 0,
             skipped_bytes: 0,
             verified_at: None,
+            consolidated_at: None,
         };
         Self {
             summary,
@@ -374,6 +382,8 @@ fn disk_entry(disk: &BackupDisk, folder: Option<&str>) -> BackupDiskEntry {
         skipped,
         moved_ms,
         digest,
+        staged_key: _,
+        ranges,
     } = disk;
     BackupDiskEntry {
         disk_index: *disk_index,
@@ -388,6 +398,7 @@ fn disk_entry(disk: &BackupDisk, folder: Option<&str>) -> BackupDiskEntry {
         path: locate(folder, object_key),
         object_key: object_key.clone(),
         digest: digest.clone(),
+        range_digests_path: ranges.as_ref().map(|ranges| locate(folder, &ranges.object_key)),
     }
 }
 

@@ -162,6 +162,8 @@ pub(crate) fn backup(vm: &Vm, repository: &Repository, parent: Option<&Backup>, 
         warnings_json: "[]".to_owned(),
         job_id: None,
         verified_at: None,
+        consolidated_at: None,
+        staged_manifest_key: None,
         disks: (0..2).map(|index| disk(id, index)).collect(),
     }
 }
@@ -179,6 +181,8 @@ fn disk(id: BackupId, index: u32) -> BackupDisk {
         skipped: ByteLen(5 << 20),
         moved_ms: 1234,
         digest: "ab".repeat(32),
+        staged_key: None,
+        ranges: None,
     }
 }
 

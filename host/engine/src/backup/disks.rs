@@ -217,6 +217,8 @@ async fn move_one(
         skipped: moved.skipped,
         moved_ms: moved.moved_ms,
         digest: moved.digest,
+        staged_key: None,
+        ranges: None,
     };
     Ok((record, moved.object))
 }
