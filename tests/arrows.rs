@@ -32,6 +32,11 @@ const RULES: &[Rule] = &[
         may_use: &[MODEL],
         why_no_more: "a format; it meets sources only in the engine",
     },
+    Rule {
+        name: "tidemark-vmdk",
+        may_use: &[MODEL],
+        why_no_more: "a format; that a disk comes out of QCOW2 images is known to the engine alone",
+    },
     Rule { name: "tidemark-catalog", may_use: &[MODEL], why_no_more: "SQL lives here and nothing else does" },
     Rule {
         name: "tidemark-plugins",
@@ -49,6 +54,7 @@ const RULES: &[Rule] = &[
             MODEL,
             "tidemark-nbd",
             "tidemark-qcow2",
+            "tidemark-vmdk",
             "tidemark-catalog",
             "tidemark-plugins",
             "tidemark-policy",

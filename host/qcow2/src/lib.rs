@@ -23,6 +23,7 @@ mod read;
 mod refcounts;
 mod references;
 mod source;
+mod stream;
 mod writer;
 
 pub use chain::{Chain, Mapping, MappingKind};
@@ -33,4 +34,5 @@ pub use format::CLUSTER_SIZE;
 pub use header::{BackingFile, CompressionType, Header};
 pub use image::Image;
 pub use source::ReadAt;
+pub use stream::{Head, StreamLayout};
 pub use writer::{FinishedImage, ImageSpec, ImageWriter};

@@ -12,5 +12,6 @@ mod chains;
 mod foreign;
 mod images;
 mod property;
+mod streaming;
 mod structure;
 mod writing;
