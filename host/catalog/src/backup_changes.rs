@@ -124,11 +124,7 @@ impl Catalog {
             return Err(Error::conflict(format!("backup {id} is needed by backup {}", row.text("id")?)));
         }
         for key in object_keys(&backup) {
-            let doom = Statement::new(
-                "INSERT INTO doomed_objects (repository_id, object_key, backup_id, doomed_at)
-                 VALUES ($1, $2, $3, $4)",
-            );
-            transaction.execute(doom.bind(backup.repository_id).bind(key).bind(id).bind(now)).await?;
+            doom(&mut transaction, &backup, key, now).await?;
         }
         transaction.execute(Statement::new("DELETE FROM backups WHERE id = $1").bind(id)).await?;
         transaction.commit().await?;
@@ -162,7 +158,7 @@ impl Catalog {
 }
 
 /// What the schema cannot say: a backup has disks, counted from 0.
-fn check(backup: &Backup) -> Result<()> {
+pub(crate) fn check(backup: &Backup) -> Result<()> {
     if backup.disks.is_empty() {
         return Err(Error::invalid(format!("backup {} has no disks", backup.id)));
     }
@@ -211,13 +207,13 @@ async fn lock_parent(transaction: &mut Transaction, backup: &Backup) -> Result<O
 }
 
 /// The backup, which stays as it is, without further children, until the transaction ends.
-async fn lock_backup(transaction: &mut Transaction, id: BackupId) -> Result<Backup> {
+pub(crate) async fn lock_backup(transaction: &mut Transaction, id: BackupId) -> Result<Backup> {
     let lock = Statement::new("UPDATE backups SET status = status WHERE id = $1 RETURNING *").bind(id);
     fetch_one(transaction, lock).await?.ok_or_else(|| Error::not_found("backup", id))
 }
 
 /// An object that is about to be deleted must not become a live backup's.
-async fn refuse_doomed_keys(transaction: &mut Transaction, backup: &Backup) -> Result<()> {
+pub(crate) async fn refuse_doomed_keys(transaction: &mut Transaction, backup: &Backup) -> Result<()> {
     let query =
         Statement::new("SELECT object_key FROM doomed_objects WHERE repository_id = $1 AND object_key IN ");
     let query = query.bind(backup.repository_id).in_list(object_keys(backup));
@@ -229,8 +225,28 @@ async fn refuse_doomed_keys(transaction: &mut Transaction, backup: &Backup) -> R
     }
 }
 
-fn object_keys(backup: &Backup) -> impl Iterator<Item = &String> {
-    std::iter::once(&backup.manifest_key).chain(backup.disks.iter().map(|disk| &disk.object_key))
+/// Writes down that an object of this backup is to be deleted.
+pub(crate) async fn doom(
+    transaction: &mut Transaction,
+    backup: &Backup,
+    key: &str,
+    now: UtcMillis,
+) -> Result<()> {
+    let doom = Statement::new(
+        "INSERT INTO doomed_objects (repository_id, object_key, backup_id, doomed_at) VALUES ($1, $2, $3, $4)",
+    );
+    transaction.execute(doom.bind(backup.repository_id).bind(key).bind(backup.id).bind(now)).await?;
+    Ok(())
+}
+
+/// Every object that a backup may have in its repository: the manifest, the images and their range digests, under
+/// the names of a merge too.
+pub(crate) fn object_keys(backup: &Backup) -> impl Iterator<Item = &str> {
+    let disks = backup.disks.iter().flat_map(|disk| {
+        let ranges = disk.ranges.as_ref().map(|ranges| ranges.object_key.as_str());
+        [Some(disk.object_key.as_str()), disk.staged_key.as_deref(), ranges].into_iter().flatten()
+    });
+    std::iter::once(backup.manifest_key.as_str()).chain(backup.staged_manifest_key.as_deref()).chain(disks)
 }
 
 fn changed_backup(id: BackupId, rows: u64) -> Result<()> {

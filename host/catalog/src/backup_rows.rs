@@ -104,6 +104,41 @@ async fn insert_disk(transaction: &mut Transaction, backup: &Backup, disk: &Back
     Ok(())
 }
 
+/// Writes what a merge changes of a backup and its disks: its place in the chain and its objects.
+pub(crate) async fn replace(transaction: &mut Transaction, backup: &Backup) -> Result<()> {
+    let statement = Statement::new(
+        "UPDATE backups SET backup_type = $1, parent_id = $2, reason_code = $3, reason = $4, consolidated_at = $5,
+             staged_manifest_key = $6, verified_at = NULL
+         WHERE id = $7",
+    );
+    let statement = statement.bind(backup.backup_type).bind(backup.parent_id).bind(&backup.reason_code);
+    let statement = statement.bind(&backup.reason).bind(backup.consolidated_at);
+    let statement = statement.bind(backup.staged_manifest_key.as_deref()).bind(backup.id);
+    transaction.execute(statement).await.map_err(|error| {
+        let words =
+            format!("the parent of backup {} is not there, or of another VM or repository", backup.id);
+        error.meaning(ErrorKind::Conflict, words)
+    })?;
+    for disk in &backup.disks {
+        let ranges = disk.ranges.as_ref();
+        let ranges_stored = match ranges {
+            Some(ranges) => Some(number("size of range digests", ranges.stored.0)?),
+            None => None,
+        };
+        let statement = Statement::new(
+            "UPDATE backup_disks SET stored_bytes = $1, digest = $2, staged_key = $3, ranges_key = $4,
+                 ranges_stored_bytes = $5, ranges_digest = $6
+             WHERE backup_id = $7 AND disk_index = $8",
+        );
+        let statement = statement.bind(number("stored size", disk.stored.0)?).bind(&disk.digest);
+        let statement = statement.bind(disk.staged_key.as_deref());
+        let statement = statement.bind(ranges.map(|ranges| ranges.object_key.as_str())).bind(ranges_stored);
+        let statement = statement.bind(ranges.map(|ranges| ranges.digest.as_str()));
+        transaction.execute(statement.bind(backup.id).bind(i64::from(disk.disk_index))).await?;
+    }
+    Ok(())
+}
+
 fn number(what: &str, value: u64) -> Result<i64> {
     i64::try_from(value).map_err(|_| Error::invalid(format!("a disk's {what} of {value} is out of range")))
 }

@@ -8,6 +8,7 @@
 //! - a backup appears with all of its disks and change ids in one transaction, under a lease that still holds;
 //! - an effect under a lost lease is refused ([`ErrorKind::LeaseLost`]);
 //! - a chain never crosses from one VM or repository to another, and no backup that another one needs is removed;
+//! - a merge changes all rows of a chain at once ([`Catalog::commit_chain_change`]), or none;
 //! - what a removed backup stored is remembered until its objects are deleted ([`Catalog::doomed_objects`]).
 //!
 //! It stores no bytes of disks, opens no repository and keeps no secret in the clear.
@@ -16,6 +17,7 @@ mod audit;
 mod backup_changes;
 mod backup_rows;
 mod backups;
+mod chain_changes;
 mod connectors;
 mod database;
 mod error;
@@ -32,9 +34,9 @@ mod vms;
 
 pub use error::{Error, ErrorKind, Result};
 pub use records::{
-    AuditEntry, Backup, BackupDisk, BackupFilter, CancelRequested, Connector, DoomedObject, Grant, Job,
-    JobFilter, JobOutcome, JobStep, Lease, NewJob, Page, PageRequest, ParseRoleError, PluginVersion,
-    RangeDigests, Repository, Role, Token, Vm,
+    AuditEntry, Backup, BackupDisk, BackupFilter, CancelRequested, ChainChange, Connector, DoomedObject,
+    Grant, Job, JobFilter, JobOutcome, JobStep, Lease, NewJob, Page, PageRequest, ParseRoleError,
+    PluginVersion, RangeDigests, Repository, Role, Token, Vm,
 };
 
 /// A handle on the catalog; clones share its connections.

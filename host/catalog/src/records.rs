@@ -148,6 +148,18 @@ pub struct RangeDigests {
     pub digest: String,
 }
 
+/// What a job does to a chain: backups leave it, and others take up what they held.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ChainChange {
+    /// Every backup that was read to make the merged ones, as it was then; the merged ones are among them.
+    pub sources: Vec<Backup>,
+    /// The merged backups as they are from now on: their type, parent and reason, their disks with new sizes, digests
+    /// and staged keys, their staged manifest and the time of the merge. Nothing else of them changes.
+    pub merged: Vec<Backup>,
+    /// The backups that go.
+    pub removed: Vec<BackupId>,
+}
+
 /// A piece of work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Job {

@@ -150,13 +150,23 @@ async fn removal_remembers_its_objects(fixture: Fixture) {
     assert_eq!(fixture.count("backup_disks").await, 2, "the disks go with their backup");
     let doomed = catalog.doomed_objects(store.id).await.unwrap();
     let keys: Vec<&str> = doomed.iter().map(|object| object.object_key.as_str()).collect();
-    let [first, second] = [&incremental.disks[0].object_key, &incremental.disks[1].object_key];
-    assert_eq!(keys, [&incremental.manifest_key, first, second], "the manifest is deleted first");
+    let mut objects = Vec::new();
+    for disk in &incremental.disks {
+        objects.extend([disk.ranges.as_ref().unwrap().object_key.as_str(), disk.object_key.as_str()]);
+    }
+    assert_eq!(
+        keys,
+        [&[incremental.manifest_key.as_str()], objects.as_slice()].concat(),
+        "the manifest is first"
+    );
     assert!(doomed.iter().all(|object| object.backup_id == incremental.id && object.doomed_at == START));
 
     // As long as its objects are to be deleted, neither an import nor a commit may use them again.
     refused(catalog.import_backup(&incremental).await, ErrorKind::Conflict);
     refused(catalog.commit_backup(&lease, &incremental).await, ErrorKind::Conflict);
+    let mut other = backup(&vm, &store, Some(&full), 2);
+    other.disks[0].ranges.clone_from(&incremental.disks[0].ranges);
+    refused(catalog.commit_backup(&lease, &other).await, ErrorKind::Conflict);
     for object in &doomed {
         catalog.forget_doomed(store.id, &object.object_key).await.unwrap();
         catalog.forget_doomed(store.id, &object.object_key).await.unwrap();

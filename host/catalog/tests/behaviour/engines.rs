@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
 use tempfile::TempDir;
 use tidemark_catalog::{
-    Backup, BackupDisk, Catalog, Connector, ErrorKind, Job, Lease, NewJob, Repository, Result, Vm,
+    Backup, BackupDisk, Catalog, Connector, ErrorKind, Job, Lease, NewJob, RangeDigests, Repository, Result,
+    Vm,
 };
 use tidemark_model::{
     BackupId, BackupStatus, BackupType, ByteLen, ChangeId, ConnectorId, DiskKey, JobKind, RepositoryId,
@@ -182,7 +183,11 @@ fn disk(id: BackupId, index: u32) -> BackupDisk {
         moved_ms: 1234,
         digest: "ab".repeat(32),
         staged_key: None,
-        ranges: None,
+        ranges: Some(RangeDigests {
+            object_key: format!("web01/disk-{index}/{id}.digests"),
+            stored: ByteLen(96),
+            digest: "cd".repeat(32),
+        }),
     }
 }
 

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "in a test they are the verdict")]
 
 mod backups;
+mod chain_changes;
 mod chains;
 mod configuration;
 mod engines;
