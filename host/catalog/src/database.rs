@@ -122,7 +122,7 @@ impl Database {
     pub(crate) async fn begin(&self) -> Result<Transaction> {
         match self {
             Self::Sqlite { write, .. } => write.begin_with("BEGIN IMMEDIATE").await.map(Transaction::Sqlite),
-            Self::Postgres(pool) => pool.begin().await.map(Transaction::Postgres),
+            Self::Postgres(pool) => begin_postgres(pool, None).await.map(Transaction::Postgres),
         }
         .map_err(|source| Error::from_sqlx("a transaction cannot begin", source))
     }
@@ -131,10 +131,10 @@ impl Database {
     pub(crate) async fn begin_read(&self) -> Result<Transaction> {
         match self {
             Self::Sqlite { read, .. } => read.begin().await.map(Transaction::Sqlite),
-            Self::Postgres(pool) => pool
-                .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-                .await
-                .map(Transaction::Postgres),
+            Self::Postgres(pool) => {
+                let read_only = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+                begin_postgres(pool, Some(read_only)).await.map(Transaction::Postgres)
+            }
         }
         .map_err(|source| Error::from_sqlx("a transaction cannot begin", source))
     }
@@ -222,6 +222,22 @@ impl Transaction {
         }
         .map_err(|source| Error::from_sqlx("a transaction cannot be committed", source))
     }
+}
+
+/// Begins in a task of its own, which ends even where the caller is dropped meanwhile: sqlx puts a connection that was
+/// left inside its BEGIN back into the pool with the transaction open, and every later user of it fails.
+async fn begin_postgres(
+    pool: &PgPool,
+    statement: Option<&'static str>,
+) -> sqlx::Result<sqlx::Transaction<'static, Postgres>> {
+    let pool = pool.clone();
+    let beginning = tokio::spawn(async move {
+        match statement {
+            Some(statement) => pool.begin_with(statement).await,
+            None => pool.begin().await,
+        }
+    });
+    beginning.await.unwrap_or(Err(sqlx::Error::WorkerCrashed))
 }
 
 /// Lets one opening at a time through, until the answer is dropped, and sees to it that the database file exists.
