@@ -212,23 +212,18 @@ impl<'a> Attempt<'a> {
     ) -> Result<Backup> {
         let manifest_key = chosen.folder.manifest_key(snapshot_at, self.id);
         let manifest_token = self.store.begin(&manifest_key, 0).await?.token().to_owned();
-        let mut objects: Vec<ObjectRef> = moved.disks.iter().map(|(_, sealed)| sealed.reference()).collect();
+        let mut objects: Vec<ObjectRef> = moved.objects.iter().map(SealedObject::reference).collect();
         objects.push(ObjectRef { key: manifest_key.clone(), token: manifest_token });
         self.record(Step::Publishing { objects }).await?;
-        let mut disks: Vec<BackupDisk> = Vec::new();
-        for (disk, sealed) in moved.disks {
-            self.publish_one(sealed).await?;
-            disks.push(disk);
+        for sealed in moved.objects {
+            self.store.publish(sealed).await?;
         }
+        let mut disks = moved.disks;
         disks.sort_by_key(|disk| disk.disk_index);
         let backup = self.describe(chosen, snapshot_at, manifest_key.clone(), disks);
         let bytes = manifest::write(&self.subject.vm, &backup)?;
         self.store.put(&manifest_key, bytes.into()).await?;
         Ok(backup)
-    }
-
-    async fn publish_one(&mut self, sealed: SealedObject) -> Result<()> {
-        self.store.publish(sealed).await
     }
 
     fn describe(

@@ -1,17 +1,17 @@
-//! Moves one NBD export into one standalone QCOW2 file, exactly as a backup does, without a job, a plugin or a
-//! catalog. This is what the benchmarks time beside other tools.
+//! Moves one NBD export into one QCOW2 file with its range digests, exactly as a backup does, without a job, a
+//! plugin or a catalog. This is what the benchmarks time beside other tools.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tidemark_model::{ByteLen, ExtentList};
 use tidemark_plugins::Transport;
-use tidemark_qcow2::{CLUSTER_SIZE, Compression, ImageSpec};
+use tidemark_qcow2::{BackingFile, Compression, ImageSpec};
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::Limits;
 use crate::error::Result;
-use crate::mover::{self, MovePlan, MoveTuning};
+use crate::mover::{self, MovePlan, MoveTarget, MoveTuning};
 use crate::source::{Source, SourceOptions};
 use crate::store::{self, Location, PendingObject};
 
@@ -20,10 +20,21 @@ use crate::store::{self, Location, PendingObject};
 pub struct CopyOptions {
     /// The NBD address of the disk.
     pub uri: String,
-    /// The image to make; an absolute path that does not exist.
+    /// The image to make, an absolute path `….qcow2` that does not exist; range digests go beside it (`….digests`).
     pub to: PathBuf,
+    /// What changed since the image below, for an incremental; none for a full.
+    pub changed: Option<Changed>,
     /// Compression level, reads in flight and encoding threads are taken from here.
     pub limits: Limits,
+}
+
+/// What an incremental stores.
+#[derive(Debug, Clone)]
+pub struct Changed {
+    /// The ranges that may differ.
+    pub extents: ExtentList,
+    /// The image below, in the same folder, by its file name.
+    pub backing: String,
 }
 
 /// What was copied.
@@ -42,30 +53,57 @@ pub struct CopyReport {
 /// # Errors
 /// Whatever a backup's move of this disk would fail with.
 pub async fn copy_disk(options: CopyOptions) -> Result<CopyReport> {
-    let CopyOptions { uri, to, limits } = options;
+    let CopyOptions { uri, to, changed, limits } = options;
     let transport = Transport::Nbd { uri };
     let source = Source::open(&transport, |_| None, &SourceOptions::default()).await?;
-    let capacity = source.size();
-    let allocated = source.allocated().await?.unwrap_or_else(|| ExtentList::whole(capacity));
-    let plan = MovePlan { read: allocated.aligned(CLUSTER_SIZE, capacity), zero: ExtentList::empty() };
+    let allocated = source.allocated().await?;
+    let (changed, backing) = match changed {
+        Some(Changed { extents, backing }) => {
+            (Some(extents), Some(BackingFile { name: backing, format: "qcow2".to_owned() }))
+        }
+        None => (None, None),
+    };
+    let plan = MovePlan::new(source.size(), changed.as_ref(), allocated);
     let compression = limits.zstd_level.map_or(Compression::None, |level| Compression::Zstd { level });
-    let spec = ImageSpec { virtual_size: capacity, compression, backing: None };
+    let spec = ImageSpec { virtual_size: source.size(), compression, backing };
     let tuning = MoveTuning { reads: limits.reads.max(1), encoders: limits.encoders.max(1) };
-    let target = Location::of(&to)?;
-    let partial = Location { folder: target.folder, path: format!("{}.partial", target.path) };
-    let object = PendingObject::local(partial.clone())?;
+    let [image, ranges] = [Unfinished::new(&to)?, Unfinished::new(&to.with_extension("digests"))?];
+    let target = MoveTarget {
+        image: PendingObject::local(image.partial.clone())?,
+        ranges: Some(PendingObject::local(ranges.partial.clone())?),
+    };
     let moved =
-        mover::move_disk(&source, &plan, spec, object, tuning, &Arc::default(), &CancellationToken::new())
+        mover::move_disk(&source, &plan, spec, target, tuning, &Arc::default(), &CancellationToken::new())
             .await;
     source.close().await;
     match moved {
         Ok(moved) => {
-            store::publish_local(partial, target.path).await?;
-            Ok(CopyReport { read: moved.read, stored: moved.stored, moved_ms: moved.moved_ms })
+            ranges.publish().await?;
+            image.publish().await?;
+            let stored = moved.image.object.size();
+            Ok(CopyReport { read: moved.read, stored, moved_ms: moved.moved_ms })
         }
         Err(error) => {
-            store::remove_local(partial).await?;
+            store::remove_local(ranges.partial).await?;
+            store::remove_local(image.partial).await?;
             Err(error)
         }
+    }
+}
+
+/// A file that has its name once it is whole.
+struct Unfinished {
+    partial: Location,
+    name: String,
+}
+
+impl Unfinished {
+    fn new(path: &Path) -> Result<Self> {
+        let Location { folder, path: name } = Location::of(path)?;
+        Ok(Self { partial: Location { folder, path: format!("{name}.partial") }, name })
+    }
+
+    async fn publish(self) -> Result<()> {
+        store::publish_local(self.partial, self.name).await
     }
 }

@@ -1,48 +1,58 @@
-//! The BLAKE3 digest of an image whose first cluster is written last, in one pass over the bytes.
+//! Digests of an image whose first cluster is written last, in one pass over the bytes: of the whole file, and of
+//! each 64 KiB cluster in it.
 //!
-//! BLAKE3 is a binary tree over 1 KiB chunks, so the first 64 KiB form one complete subtree. Its siblings on the
-//! way to the root cover `[64 KiB·2^k, 64 KiB·2^(k+1))`; each is hashed as it streams by, and the first cluster's
-//! subtree is folded with them at the end. The result is the ordinary digest that `b3sum` prints.
-//! Source of the tree's shape: the BLAKE3 paper, section 2.1.
+//! BLAKE3 is a binary tree over 1 KiB chunks, so every cluster of 64 KiB is a complete subtree, and its chaining
+//! value is both a leaf of the file's digest and a digest of the cluster itself (one that depends on where the
+//! cluster lies in the file). The first cluster's siblings on the way to the root cover `[2^k, 2^(k+1))` clusters;
+//! each is folded as it streams by, and the first cluster joins them at the end. The result is the ordinary digest
+//! that `b3sum` prints. Source of the tree's shape: the BLAKE3 paper, section 2.1.
 
 use blake3::Hasher;
 use blake3::hazmat::{ChainingValue, HasherExt as _, Mode, merge_subtrees_non_root, merge_subtrees_root};
+use tidemark_model::HostOffset;
 
-/// The length of the part that comes last, in bytes.
-pub(crate) const HEAD_LEN: u64 = 65536;
+/// The length of a leaf, and of the part that comes last, in bytes: one cluster.
+pub(crate) const LEAF_LEN: usize = 65536;
 
-/// Hashes a file given first from `HEAD_LEN` to its end, then its head.
+/// The chaining value of up to one cluster that lies at `offset` of a file.
+pub(crate) fn chaining_value(bytes: &[u8], offset: HostOffset) -> ChainingValue {
+    let mut hasher = Hasher::new();
+    hasher.set_input_offset(offset.0);
+    hasher.update(bytes);
+    hasher.finalize_non_root()
+}
+
+/// Hashes a file given cluster by cluster, the second one first and the first one last.
+#[derive(Default)]
 pub(crate) struct TailFirstDigest {
-    position: u64,
-    sibling_end: u64,
-    current: Hasher,
+    /// Clusters that were added.
+    added: u64,
+    /// Complete siblings of the first cluster's path, the smallest first.
     siblings: Vec<ChainingValue>,
+    /// Complete subtrees of the sibling being filled, the largest first.
+    open: Vec<ChainingValue>,
 }
 
 impl TailFirstDigest {
-    pub(crate) fn new() -> Self {
-        Self {
-            position: HEAD_LEN,
-            sibling_end: HEAD_LEN * 2,
-            current: hasher_at(HEAD_LEN),
-            siblings: Vec::new(),
+    /// Adds the next cluster (only a file's last one may be short) and answers its chaining value.
+    pub(crate) fn add(&mut self, cluster: &[u8]) -> ChainingValue {
+        debug_assert!(!cluster.is_empty() && cluster.len() <= LEAF_LEN, "one cluster at a time");
+        let value = chaining_value(cluster, HostOffset((self.added + 1) * LEAF_LEN as u64));
+        self.added += 1;
+        // The sibling that is being filled begins at a power of two, counted in clusters, and is as long.
+        let begun = 1_u64 << self.added.ilog2();
+        let mut filled = self.added - begun + 1;
+        let mut folded = value;
+        while filled.is_multiple_of(2) {
+            let Some(left) = self.open.pop() else { break };
+            folded = merge_subtrees_non_root(&left, &folded, Mode::Hash);
+            filled /= 2;
         }
-    }
-
-    /// The next bytes after the head.
-    pub(crate) fn update(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            if self.position == self.sibling_end {
-                self.siblings.push(self.current.finalize_non_root());
-                self.current = hasher_at(self.position);
-                self.sibling_end *= 2;
-            }
-            let room = usize::try_from(self.sibling_end - self.position).unwrap_or(usize::MAX);
-            let (now, later) = bytes.split_at(room.min(bytes.len()));
-            self.current.update(now);
-            self.position += now.len() as u64;
-            bytes = later;
+        self.open.push(folded);
+        if self.added + 1 == begun * 2 {
+            self.siblings.append(&mut self.open);
         }
+        value
     }
 
     /// The digest of the whole, in hexadecimal. `head` is exactly the first cluster.
@@ -50,10 +60,15 @@ impl TailFirstDigest {
     /// # Panics
     /// When the head has another length, or nothing came after it: an image always has tables there.
     pub(crate) fn finish(mut self, head: &[u8]) -> String {
-        assert_eq!(head.len() as u64, HEAD_LEN, "the head of an image is one cluster");
-        assert!(self.position > HEAD_LEN, "an image is more than its header");
-        self.siblings.push(self.current.finalize_non_root());
-        let mut left = Hasher::new().update(head).finalize_non_root();
+        assert_eq!(head.len(), LEAF_LEN, "the head of an image is one cluster");
+        assert!(self.added > 0, "an image is more than its header");
+        if let Some(mut last) = self.open.pop() {
+            while let Some(left) = self.open.pop() {
+                last = merge_subtrees_non_root(&left, &last, Mode::Hash);
+            }
+            self.siblings.push(last);
+        }
+        let mut left = chaining_value(head, HostOffset(0));
         let last = self.siblings.len() - 1;
         for sibling in &self.siblings[..last] {
             left = merge_subtrees_non_root(&left, sibling, Mode::Hash);
@@ -62,27 +77,20 @@ impl TailFirstDigest {
     }
 }
 
-fn hasher_at(offset: u64) -> Hasher {
-    let mut hasher = Hasher::new();
-    hasher.set_input_offset(offset);
-    hasher
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn equals_the_ordinary_digest_at_every_shape() {
-        let head_len = usize::try_from(HEAD_LEN).unwrap();
-        for extra in [1, 1023, 1024, 65535, 65536, 65537, 131_072, 196_608, 300_001, 1_048_576, 3_000_000] {
-            let whole: Vec<u8> = (0..head_len + extra).map(|i| u8::try_from(i * 31 % 251).unwrap()).collect();
-            for step in [977, 65536, 1 << 20] {
-                let mut digest = TailFirstDigest::new();
-                whole[head_len..].chunks(step).for_each(|part| digest.update(part));
-                let expected = blake3::hash(&whole).to_hex().to_string();
-                assert_eq!(digest.finish(&whole[..head_len]), expected, "{extra} bytes after the head");
-            }
+        for extra in (1..=70).map(|n| n * LEAF_LEN).chain([1, 1023, 1024, 65535, 65537, 300_001, 3_000_000]) {
+            let whole: Vec<u8> = (0..LEAF_LEN + extra).map(|i| u8::try_from(i * 31 % 251).unwrap()).collect();
+            let mut digest = TailFirstDigest::default();
+            whole[LEAF_LEN..].chunks(LEAF_LEN).for_each(|part| {
+                digest.add(part);
+            });
+            let expected = blake3::hash(&whole).to_hex().to_string();
+            assert_eq!(digest.finish(&whole[..LEAF_LEN]), expected, "{extra} bytes after the head");
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <vm-slug>-<vm-id8>/disk-<n>/<UTC yyyymmddThhmmssZ>-<backup-id8>-{full,incr}.qcow2
+//! <vm-slug>-<vm-id8>/disk-<n>/<UTC yyyymmddThhmmssZ>-<backup-id8>-{full,incr}.digests
 //! <vm-slug>-<vm-id8>/<UTC yyyymmddThhmmssZ>-<backup-id8>.json
 //! ```
 
@@ -22,6 +23,11 @@ pub(crate) fn disk_key(
         BackupType::Incremental => "incr",
     };
     format!("{vm_folder}/disk-{disk_index}/{}-{}-{suffix}.qcow2", stamp(at), backup.short())
+}
+
+/// The key of the digests of an image's guest ranges: beside the image.
+pub(crate) fn ranges_key(disk_key: &str) -> String {
+    format!("{}.digests", disk_key.strip_suffix(".qcow2").unwrap_or(disk_key))
 }
 
 /// The key of a backup's manifest.

@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! work (ascending) ─▶ reads in flight ─▶ encoders ─▶ one writer thread: ImageWriter ─▶ digest ─▶ file
-//!                       (in order)        (in order)      (bounded channel before it)
+//!                       (in order)        (in order)      (bounded channel before it)  └─▶ range digests
 //! ```
-//! Memory is bounded by requests in flight plus the channel; a slow target holds the reads back. The result is a
-//! file whose bytes are durable but whose header is not written yet: [`crate::store`] writes it at publication.
+//! Memory is bounded by requests in flight plus the channel; a slow target holds the reads back. Data that is stored
+//! as it is goes from the read's memory to the disk without a copy. The result is a file whose bytes are durable but
+//! whose header is not written yet: [`crate::store`] writes it at publication.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,10 +22,11 @@ use tidemark_qcow2::{
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::digest::TailFirstDigest;
 use crate::error::{Error, Result};
+use crate::image_file::{ImageFile, RangesFile, StoredImage};
+use crate::ranges::RangeDigest;
 use crate::source::Source;
-use crate::store::{PendingObject, SealedObject};
+use crate::store::{PendingObject, aligned_memory};
 
 /// The longest read: larger ones make `qemu-nbd` fault on every buffer.
 const REQUEST: u64 = 1 << 20;
@@ -40,6 +42,26 @@ pub(crate) struct MovePlan {
     pub(crate) read: ExtentList,
     /// Ranges known to be zero that must mask the parent, on the cluster grid.
     pub(crate) zero: ExtentList,
+}
+
+impl MovePlan {
+    /// Full: what is allocated. Incremental: what changed; of that, what is not allocated any more is zero now.
+    /// Everything counts as allocated where nobody can tell.
+    pub(crate) fn new(
+        capacity: ByteLen,
+        changed: Option<&ExtentList>,
+        allocated: Option<ExtentList>,
+    ) -> Self {
+        let allocated =
+            allocated.unwrap_or_else(|| ExtentList::whole(capacity)).aligned(CLUSTER_SIZE, capacity);
+        match changed {
+            None => Self { read: allocated, zero: ExtentList::empty() },
+            Some(changed) => {
+                let changed = changed.aligned(CLUSTER_SIZE, capacity);
+                Self { read: changed.intersection(&allocated), zero: changed.difference(&allocated) }
+            }
+        }
+    }
 }
 
 /// How hard to try.
@@ -60,12 +82,18 @@ pub(crate) struct MoveProgress {
     pub(crate) stored: AtomicU64,
 }
 
+/// The objects that a disk is moved to.
+#[derive(Debug)]
+pub(crate) struct MoveTarget {
+    pub(crate) image: PendingObject,
+    /// For the digests of the guest's ranges; none where nobody asks for them later.
+    pub(crate) ranges: Option<PendingObject>,
+}
+
 /// A moved disk.
 #[derive(Debug)]
 pub(crate) struct MovedDisk {
-    pub(crate) object: SealedObject,
-    pub(crate) digest: String,
-    pub(crate) stored: ByteLen,
+    pub(crate) image: StoredImage,
     pub(crate) read: ByteLen,
     pub(crate) skipped: ByteLen,
     pub(crate) moved_ms: u64,
@@ -78,8 +106,9 @@ enum Work {
 }
 
 enum Block {
-    /// The clusters from an offset on, and the memory they were read into.
-    Clusters(GuestOffset, Vec<EncodedCluster>, Bytes),
+    /// The clusters from an offset on, each with its digest where that does not depend on its place, and the memory
+    /// they were read into.
+    Clusters(GuestOffset, Vec<(EncodedCluster, Option<RangeDigest>)>, Bytes),
     Zero(Extent),
 }
 
@@ -88,7 +117,7 @@ pub(crate) async fn move_disk(
     source: &Source,
     plan: &MovePlan,
     spec: ImageSpec,
-    object: PendingObject,
+    target: MoveTarget,
     tuning: MoveTuning,
     progress: &Arc<MoveProgress>,
     cancel: &CancellationToken,
@@ -99,12 +128,12 @@ pub(crate) async fn move_disk(
     // Without compression an encoder only looks for zeros, which is quicker than another thread's waking up.
     let inline = spec.compression == Compression::None;
     let writer = ImageWriter::new(spec).map_err(Error::from)?;
-    let encoders = EncoderPool::new(writer.encoder(), inline);
+    let encoders = EncoderPool::new(writer.encoder(), inline, target.ranges.is_some());
     let memory = BufferPool::default();
     let (sender, receiver) = mpsc::channel(WRITER_QUEUE);
     let (thread_progress, thread_memory) = (Arc::clone(progress), memory.clone());
     let writing = tokio::task::spawn_blocking(move || {
-        write_image(writer, object, receiver, &thread_memory, &thread_progress)
+        write_image(writer, target, receiver, &thread_memory, &thread_progress)
     });
 
     let fed = tokio::select! {
@@ -114,22 +143,20 @@ pub(crate) async fn move_disk(
     };
     // The sender is gone by now: the writer ends, well or not, and its error is the more telling one.
     let written = writing.await.map_err(|e| Error::internal(format!("the image writer panicked: {e}")))?;
-    let (finished, object, digest) = match (fed, written) {
+    let (finished, file) = match (fed, written) {
         (Ok(Fed::All), Ok(written)) => written,
         (Err(error), _) | (Ok(_), Err(error)) => return Err(error),
         (Ok(Fed::WriterGone), Ok(_)) => return Err(Error::internal("the image writer ended early")),
     };
-    let sealed = seal(finished, object).await?;
+    let image = seal(finished, file).await?;
     let read = ByteLen(progress.read.load(Ordering::Relaxed));
     let zero = progress.zero.load(Ordering::Relaxed);
-    progress.stored.store(sealed.size().0, Ordering::Relaxed);
+    progress.stored.store(image.object.size().0, Ordering::Relaxed);
     Ok(MovedDisk {
-        digest: digest.finish(sealed.header()),
-        stored: sealed.size(),
+        image,
         read,
         skipped: ByteLen(capacity.0.saturating_sub(read.0.saturating_sub(zero))),
         moved_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-        object: sealed,
     })
 }
 
@@ -201,11 +228,13 @@ struct EncoderPool {
     idle: Arc<Mutex<Vec<ClusterEncoder>>>,
     /// Encode where one is, on no other thread.
     inline: bool,
+    /// Whether compressed clusters get a digest.
+    digests: bool,
 }
 
 impl EncoderPool {
-    fn new(template: ClusterEncoder, inline: bool) -> Self {
-        Self { template: Arc::new(template), idle: Arc::default(), inline }
+    fn new(template: ClusterEncoder, inline: bool, digests: bool) -> Self {
+        Self { template: Arc::new(template), idle: Arc::default(), inline, digests }
     }
 
     async fn encode(&self, offset: GuestOffset, bytes: BytesMut) -> Result<Block> {
@@ -226,7 +255,9 @@ impl EncoderPool {
         let mut clusters = Vec::with_capacity(rest.len() / 65536 + 1);
         while !rest.is_empty() {
             let cluster = rest.split_to(rest.len().min(65536));
-            clusters.push(encoder.encode(cluster));
+            let encoded = encoder.encode(cluster.clone());
+            let wanted = self.digests && matches!(encoded, EncodedCluster::Compressed(_));
+            clusters.push((encoded, wanted.then(|| RangeDigest::of(&cluster, None))));
         }
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(encoder);
         Block::Clusters(offset, clusters, bytes)
@@ -241,7 +272,8 @@ struct BufferPool {
 
 impl BufferPool {
     fn take(&self) -> BytesMut {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+        let used = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        used.unwrap_or_else(|| aligned_memory(REQUEST as usize))
     }
 
     /// Takes back those buffers of which nothing waits to be appended any more, in the order of their use. More than
@@ -255,78 +287,86 @@ impl BufferPool {
     }
 }
 
-type Written = (FinishedImage, PendingObject, TailFirstDigest);
+type Written = (FinishedImage, ImageFile);
 
 /// The writer thread. Ends when the sender is dropped or at the first error.
 fn write_image(
     mut writer: ImageWriter,
-    object: PendingObject,
+    target: MoveTarget,
     mut blocks: mpsc::Receiver<Block>,
     memory: &BufferPool,
     progress: &MoveProgress,
 ) -> Result<Written> {
-    let mut output = Output { object, digest: TailFirstDigest::new(), position: 0 };
+    let MoveTarget { image, ranges } = target;
+    let mut file = ImageFile::new(image, ranges.map(RangesFile::new));
     let mut used = VecDeque::new();
     while let Some(block) = blocks.blocking_recv() {
         match block {
             Block::Zero(extent) => writer.zero(extent)?,
             Block::Clusters(offset, clusters, read) => {
-                push_clusters(&mut writer, offset, clusters, progress)?;
+                push_clusters(&mut writer, &mut file, offset, clusters, progress)?;
                 used.push_back(read);
             }
         }
         if writer.pending() >= APPEND {
-            output.append(&writer.take_output())?;
-            progress.stored.store(output.position, Ordering::Relaxed);
+            file.append(writer.take_output())?;
+            progress.stored.store(file.written(), Ordering::Relaxed);
         }
         memory.take_back(&mut used);
     }
     let mut finished = writer.finish()?;
-    output.append(&std::mem::take(&mut finished.tail))?;
-    Ok((finished, output.object, output.digest))
+    file.append(std::mem::take(&mut finished.tail))?;
+    Ok((finished, file))
 }
 
 fn push_clusters(
     writer: &mut ImageWriter,
+    file: &mut ImageFile,
     offset: GuestOffset,
-    clusters: Vec<EncodedCluster>,
+    clusters: Vec<(EncodedCluster, Option<RangeDigest>)>,
     progress: &MoveProgress,
 ) -> Result<()> {
     let mut guest = offset;
-    for cluster in clusters {
+    for (cluster, digest) in clusters {
         if cluster == EncodedCluster::Zero {
             progress.zero.fetch_add(CLUSTER_SIZE, Ordering::Relaxed);
         }
-        writer.push(guest, cluster)?;
+        let plain_at = writer.push(guest, cluster)?;
+        file.note(guest, plain_at, digest);
         guest = GuestOffset(guest.0 + CLUSTER_SIZE);
     }
     Ok(())
 }
 
-/// The object and the digest of what follows its first cluster.
-struct Output {
-    object: PendingObject,
-    digest: TailFirstDigest,
-    position: u64,
-}
-
-impl Output {
-    fn append(&mut self, parts: &[Bytes]) -> Result<()> {
-        self.object.append(parts)?;
-        for part in parts {
-            // The blank first cluster is hashed at the end, when it holds the header.
-            let blank = usize::try_from(CLUSTER_SIZE.saturating_sub(self.position)).unwrap_or(usize::MAX);
-            if let Some(after) = part.get(blank..) {
-                self.digest.update(after);
-            }
-            self.position += part.len() as u64;
-        }
-        Ok(())
-    }
-}
-
-async fn seal(finished: FinishedImage, object: PendingObject) -> Result<SealedObject> {
-    tokio::task::spawn_blocking(move || object.seal(Some(finished.header)))
+async fn seal(finished: FinishedImage, file: ImageFile) -> Result<StoredImage> {
+    tokio::task::spawn_blocking(move || file.seal(finished.header))
         .await
         .map_err(|e| Error::internal(format!("sealing an image panicked: {e}")))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CAPACITY: ByteLen = ByteLen(100 * CLUSTER_SIZE);
+
+    fn list(ranges: &[(u64, u64)]) -> ExtentList {
+        let ranges =
+            ranges.iter().map(|&(o, l)| Extent::new(o * CLUSTER_SIZE, l * CLUSTER_SIZE).unwrap()).collect();
+        ExtentList::checked(ranges, CAPACITY).unwrap()
+    }
+
+    #[test]
+    fn a_full_reads_what_is_allocated_and_all_where_nobody_knows() {
+        assert_eq!(MovePlan::new(CAPACITY, None, Some(list(&[(3, 2)]))).read, list(&[(3, 2)]));
+        assert_eq!(MovePlan::new(CAPACITY, None, None).read, list(&[(0, 100)]));
+    }
+
+    #[test]
+    fn an_incremental_masks_what_was_freed() {
+        let changed = list(&[(0, 4), (10, 4)]);
+        let plan = MovePlan::new(CAPACITY, Some(&changed), Some(list(&[(2, 10)])));
+        assert_eq!(plan.read, list(&[(2, 2), (10, 2)]));
+        assert_eq!(plan.zero, list(&[(0, 2), (12, 2)]));
+    }
 }

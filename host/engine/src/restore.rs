@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::chain;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::mover::{self, MovePlan, MoveProgress};
+use crate::mover::{self, MovePlan, MoveProgress, MoveTarget};
 use crate::queue::JobContext;
 use crate::requests::{ImageFormat, RestorePayload, RestoreRequest};
 use crate::source::Source;
@@ -207,7 +207,8 @@ async fn write_qcow2(job: &Arc<JobContext>, disk: &Arc<Chain>, partial: &Locatio
     let plan = MovePlan { read, zero: ExtentList::empty() };
     let spec = ImageSpec { virtual_size: capacity, compression: job.shared.compression(), backing: None };
     let source = Source::over_chain(Arc::clone(disk));
+    let target = MoveTarget { image: object, ranges: None };
     let moved =
-        mover::move_disk(&source, &plan, spec, object, job.shared.tuning(), &progress, &job.cancel).await?;
+        mover::move_disk(&source, &plan, spec, target, job.shared.tuning(), &progress, &job.cancel).await?;
     Ok(moved.read)
 }

@@ -23,6 +23,7 @@ use crate::engine::Shared;
 use crate::error::{Error, ErrorKind, Result};
 use crate::step::{ObjectRef, PluginPin};
 
+pub(crate) use direct::aligned_memory;
 use folder::AppendFile;
 pub(crate) use folder::{Location, create_file};
 
@@ -111,7 +112,7 @@ impl ObjectStore {
         let planned = self.begin(key, bytes.len() as u64).await?;
         let mut pending = planned.create(ByteLen(0)).await?;
         let sealed = blocking("storing an object", move || {
-            pending.append(&[bytes])?;
+            pending.append(vec![bytes])?;
             pending.seal(None)
         })
         .await?;
@@ -253,7 +254,7 @@ impl PendingObject {
     }
 
     /// Appends; blocks.
-    pub(crate) fn append(&mut self, parts: &[Bytes]) -> Result<()> {
+    pub(crate) fn append(&mut self, parts: Vec<Bytes>) -> Result<()> {
         self.file.append(parts)?;
         if self.file.written().0 - self.checked_at >= SPACE_CHECK {
             self.checked_at = self.file.written().0;
@@ -266,7 +267,7 @@ impl PendingObject {
     pub(crate) fn seal(mut self, header: Option<Bytes>) -> Result<SealedObject> {
         self.file.seal(header.as_ref())?;
         let Self { key, token, file, .. } = self;
-        Ok(SealedObject { key, token, size: file.written(), header: header.unwrap_or_default() })
+        Ok(SealedObject { key, token, size: file.written() })
     }
 
     fn check_space(&self, needed: ByteLen) -> Result<()> {
@@ -293,7 +294,6 @@ pub(crate) struct SealedObject {
     key: String,
     token: String,
     size: ByteLen,
-    header: Bytes,
 }
 
 impl SealedObject {
@@ -303,10 +303,6 @@ impl SealedObject {
 
     pub(crate) fn size(&self) -> ByteLen {
         self.size
-    }
-
-    pub(crate) fn header(&self) -> &Bytes {
-        &self.header
     }
 
     pub(crate) fn reference(&self) -> ObjectRef {

@@ -119,16 +119,18 @@ impl ImageWriter {
         ClusterEncoder::new(self.spec.compression)
     }
 
-    /// Stores one guest cluster. A cluster that is never pushed shows the backing file, or zeros without one.
+    /// Stores one guest cluster. A cluster that is never pushed shows the backing file, or zeros without one. Answers
+    /// where a plain cluster lies in the file.
     ///
     /// # Errors
     /// `Invalid` when `guest` is off the cluster grid, beyond the disk or below what is already decided, or when the
     /// cluster has a length that [`ClusterEncoder::encode`] does not produce.
-    pub fn push(&mut self, guest: GuestOffset, cluster: EncodedCluster) -> Result<()> {
+    pub fn push(&mut self, guest: GuestOffset, cluster: EncodedCluster) -> Result<Option<HostOffset>> {
         if guest.0 >= self.spec.virtual_size.0 {
             return Err(Error::invalid(format!("a cluster at {guest}, beyond {}", self.spec.virtual_size)));
         }
         let index = self.ascending(guest)?;
+        let mut plain_at = None;
         match cluster {
             EncodedCluster::Zero => self.zero_clusters(index, index + 1),
             EncodedCluster::Plain(bytes) => {
@@ -141,6 +143,7 @@ impl ImageWriter {
                 let host = self.append_whole(bytes);
                 self.set(index, COPIED | host);
                 self.plain_clusters += 1;
+                plain_at = Some(HostOffset(host));
             }
             EncodedCluster::Compressed(frame) => {
                 if self.spec.compression == Compression::None {
@@ -162,7 +165,7 @@ impl ImageWriter {
         }
         self.frontier = index + 1;
         self.refcounts.write_settled(&mut self.appender);
-        Ok(())
+        Ok(plain_at)
     }
 
     /// Makes a range read as zero: marks that mask the backing file, nothing where there is none.

@@ -23,6 +23,6 @@ pub(crate) fn run(args: CopyArgs) -> Result<()> {
     let CopyArgs { uri, to, level } = args;
     let limits = Limits { zstd_level: level, ..Limits::default() };
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-    runtime.block_on(copy_disk(CopyOptions { uri, to, limits })).context("the copy failed")?;
+    runtime.block_on(copy_disk(CopyOptions { uri, to, changed: None, limits })).context("the copy failed")?;
     Ok(())
 }

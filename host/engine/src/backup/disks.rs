@@ -8,17 +8,18 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use serde_json::{Value, json};
-use tidemark_catalog::BackupDisk;
-use tidemark_model::{ExtentList, UtcMillis};
+use tidemark_catalog::{BackupDisk, RangeDigests};
+use tidemark_model::{ByteLen, ExtentList, UtcMillis};
 use tidemark_plugins::{DiskLease, Since, Snapshot, Transport};
-use tidemark_qcow2::{BackingFile, CLUSTER_SIZE, ImageSpec};
+use tidemark_qcow2::{BackingFile, ImageSpec};
 use tokio_util::sync::CancellationToken;
 
 use super::Attempt;
 use super::plan::{Chosen, ChosenDisk};
 use crate::error::{Error, Result};
+use crate::image_file::StoredImage;
 use crate::layout;
-use crate::mover::{self, MovePlan, MoveProgress};
+use crate::mover::{self, MovePlan, MoveProgress, MoveTarget};
 use crate::source::Source;
 use crate::step::{ObjectRef, Step};
 use crate::store::{PlannedObject, SealedObject};
@@ -28,7 +29,15 @@ const KEEP_ALIVE: Duration = Duration::from_secs(300);
 
 /// All disks, durable but not published.
 pub(super) struct MovedDisks {
-    pub(super) disks: Vec<(BackupDisk, SealedObject)>,
+    pub(super) disks: Vec<BackupDisk>,
+    /// Their images and range digests.
+    pub(super) objects: Vec<SealedObject>,
+}
+
+/// Where one disk goes; nothing exists yet.
+struct PlannedTarget {
+    image: PlannedObject,
+    ranges: PlannedObject,
 }
 
 /// One disk that is ready to be moved.
@@ -37,7 +46,7 @@ struct Ready<'c> {
     source: Source,
     /// What is allocated, where the source itself cannot tell.
     allocated: Option<ExtentList>,
-    object: PlannedObject,
+    target: PlannedTarget,
     progress: Arc<MoveProgress>,
 }
 
@@ -47,10 +56,10 @@ pub(super) async fn move_all(
     chosen: &Chosen,
     snapshot_at: UtcMillis,
 ) -> Result<MovedDisks> {
-    let objects = plan_objects(attempt, chosen, snapshot_at).await?;
+    let targets = plan_targets(attempt, chosen, snapshot_at).await?;
     attempt.job.phase("opening the disks");
     let mut leases = Vec::new();
-    let moved = match open_all(attempt, snapshot, chosen, objects, &mut leases).await {
+    let moved = match open_all(attempt, snapshot, chosen, targets, &mut leases).await {
         Ok(ready) => move_ready(attempt, ready).await,
         Err(error) => Err(error),
     };
@@ -63,30 +72,33 @@ pub(super) async fn move_all(
 }
 
 /// Names every object and records them all before the first one is made.
-async fn plan_objects(
+async fn plan_targets(
     attempt: &mut Attempt<'_>,
     chosen: &Chosen,
     snapshot_at: UtcMillis,
-) -> Result<Vec<PlannedObject>> {
-    let mut objects = Vec::new();
+) -> Result<Vec<PlannedTarget>> {
+    let mut targets = Vec::new();
     for disk in &chosen.disks {
         let key = chosen.folder.disk_key(disk.index, snapshot_at, attempt.id, chosen.backup_type());
         let size_hint = disk.changed.as_ref().map_or(disk.capacity, ExtentList::total);
-        objects.push(attempt.store.begin(&key, size_hint.0).await?);
+        let image = attempt.store.begin(&key, size_hint.0).await?;
+        let ranges = attempt.store.begin(&layout::ranges_key(&key), 0).await?;
+        targets.push(PlannedTarget { image, ranges });
     }
-    let references = objects
+    let references = targets
         .iter()
+        .flat_map(|target| [&target.image, &target.ranges])
         .map(|object| ObjectRef { key: object.key().to_owned(), token: object.token().to_owned() })
         .collect();
     attempt.record(Step::ObjectsBegun { objects: references }).await?;
-    Ok(objects)
+    Ok(targets)
 }
 
 async fn open_all<'c>(
     attempt: &mut Attempt<'_>,
     snapshot: &Snapshot,
     chosen: &'c Chosen,
-    objects: Vec<PlannedObject>,
+    targets: Vec<PlannedTarget>,
     leases: &mut Vec<DiskLease>,
 ) -> Result<Vec<Ready<'c>>> {
     let shared = Arc::clone(&attempt.job.shared);
@@ -94,7 +106,7 @@ async fn open_all<'c>(
         shared.secrets.open_all(&attempt.subject.connector.name, &attempt.subject.connector.secrets_json)?;
     let vm_key = attempt.subject.vm.key.clone();
     let mut ready = Vec::new();
-    for (disk, object) in chosen.disks.iter().zip(objects) {
+    for (disk, target) in chosen.disks.iter().zip(targets) {
         attempt.job.check_cancelled()?;
         let lease = attempt.connector.open_disk(&vm_key, &snapshot.token, &disk.key, false).await?;
         let transport = lease.transport.clone();
@@ -115,7 +127,7 @@ async fn open_all<'c>(
             (Transport::HttpRange(_), None) => allocated_by_connector(attempt, snapshot, disk).await,
             _ => None,
         };
-        ready.push(Ready { chosen: disk, source, allocated, object, progress: Arc::default() });
+        ready.push(Ready { chosen: disk, source, allocated, target, progress: Arc::default() });
     }
     Ok(ready)
 }
@@ -151,7 +163,7 @@ async fn move_ready(attempt: &mut Attempt<'_>, ready: Vec<Ready<'_>>) -> Result<
             async move { move_one(&job, disk, &stop).await }
         })
         .collect();
-    let mut disks = Vec::new();
+    let (mut disks, mut objects) = (Vec::new(), Vec::new());
     let mut failed: Option<Error> = None;
     let mut keep_alive = tokio::time::interval(KEEP_ALIVE);
     keep_alive.tick().await;
@@ -159,7 +171,10 @@ async fn move_ready(attempt: &mut Attempt<'_>, ready: Vec<Ready<'_>>) -> Result<
         tokio::select! {
             moved = moves.next() => match moved {
                 None => break,
-                Some(Ok(disk)) => disks.push(disk),
+                Some(Ok((disk, stored))) => {
+                    disks.push(disk);
+                    objects.extend(stored);
+                }
                 Some(Err(error)) => {
                     // The others are stopped; what they say of that is not the reason.
                     stop.cancel();
@@ -175,7 +190,7 @@ async fn move_ready(attempt: &mut Attempt<'_>, ready: Vec<Ready<'_>>) -> Result<
     }
     match failed {
         Some(error) => Err(error),
-        None => Ok(MovedDisks { disks }),
+        None => Ok(MovedDisks { disks, objects }),
     }
 }
 
@@ -183,15 +198,15 @@ async fn move_one(
     job: &Arc<crate::queue::JobContext>,
     disk: Ready<'_>,
     stop: &CancellationToken,
-) -> Result<(BackupDisk, SealedObject)> {
-    let Ready { chosen, source, allocated, object, progress } = disk;
+) -> Result<(BackupDisk, Vec<SealedObject>)> {
+    let Ready { chosen, source, allocated, target, progress } = disk;
     let _slot = tokio::select! {
         slot = job.shared.disk_slots.acquire() => slot.map_err(|_| Error::cancelled())?,
         () = stop.cancelled() => return Err(Error::cancelled()),
     };
     let context = |e: Error| e.context(format!("moving disk {} ({})", chosen.key, chosen.label));
     let allocated = source.allocated().await.map_err(context)?.or(allocated);
-    let plan = move_plan(chosen, allocated);
+    let plan = MovePlan::new(chosen.capacity, chosen.changed.as_ref(), allocated);
     let spec = ImageSpec {
         virtual_size: chosen.capacity,
         compression: job.shared.compression(),
@@ -200,40 +215,36 @@ async fn move_one(
             format: "qcow2".to_owned(),
         }),
     };
-    let object = object.create(plan.read.total()).await.map_err(context)?;
-    let moved = mover::move_disk(&source, &plan, spec, object, job.shared.tuning(), &progress, stop)
+    let target = MoveTarget {
+        image: target.image.create(plan.read.total()).await.map_err(context)?,
+        ranges: Some(target.ranges.create(ByteLen(0)).await.map_err(context)?),
+    };
+    let moved = mover::move_disk(&source, &plan, spec, target, job.shared.tuning(), &progress, stop)
         .await
         .map_err(context)?;
     source.close().await;
+    let StoredImage { object, digest, ranges } = moved.image;
     let record = BackupDisk {
         disk_index: chosen.index,
         disk_key: chosen.key.clone(),
         label: chosen.label.clone(),
         capacity: chosen.capacity,
         change_id: chosen.change_id.clone(),
-        object_key: moved.object.key().to_owned(),
-        stored: moved.stored,
+        object_key: object.key().to_owned(),
+        stored: object.size(),
         read: moved.read,
         skipped: moved.skipped,
         moved_ms: moved.moved_ms,
-        digest: moved.digest,
+        digest,
         staged_key: None,
-        ranges: None,
+        ranges: ranges.as_ref().map(|ranges| RangeDigests {
+            object_key: ranges.object.key().to_owned(),
+            stored: ranges.object.size(),
+            digest: ranges.digest.clone(),
+        }),
     };
-    Ok((record, moved.object))
-}
-
-/// Full: what is allocated. Incremental: what changed; of that, what is not allocated any more is zero now.
-fn move_plan(disk: &ChosenDisk, allocated: Option<ExtentList>) -> MovePlan {
-    let allocated =
-        allocated.unwrap_or_else(|| ExtentList::whole(disk.capacity)).aligned(CLUSTER_SIZE, disk.capacity);
-    match &disk.changed {
-        None => MovePlan { read: allocated, zero: ExtentList::empty() },
-        Some(changed) => {
-            let changed = changed.aligned(CLUSTER_SIZE, disk.capacity);
-            MovePlan { read: changed.intersection(&allocated), zero: changed.difference(&allocated) }
-        }
-    }
+    let objects = std::iter::once(object).chain(ranges.map(|ranges| ranges.object));
+    Ok((record, objects.collect()))
 }
 
 fn progress_json(counters: &[(u32, u64, Arc<MoveProgress>)]) -> Value {
@@ -260,40 +271,4 @@ fn progress_json(counters: &[(u32, u64, Arc<MoveProgress>)]) -> Value {
         "stored_bytes": sum(|p| p.stored.load(Ordering::Relaxed)),
         "disks": disks,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use tidemark_model::{ByteLen, DiskKey, Extent};
-
-    fn list(ranges: &[(u64, u64)]) -> ExtentList {
-        let ranges = ranges.iter().map(|&(o, l)| Extent::new(o * 65536, l * 65536).unwrap()).collect();
-        ExtentList::checked(ranges, ByteLen(100 * 65536)).unwrap()
-    }
-
-    fn disk(changed: Option<ExtentList>) -> ChosenDisk {
-        ChosenDisk {
-            index: 0,
-            key: DiskKey("2000".to_owned()),
-            label: String::new(),
-            capacity: ByteLen(100 * 65536),
-            change_id: None,
-            changed,
-            parent_object: None,
-        }
-    }
-
-    #[test]
-    fn a_full_reads_what_is_allocated_and_all_where_nobody_knows() {
-        assert_eq!(move_plan(&disk(None), Some(list(&[(3, 2)]))).read, list(&[(3, 2)]));
-        assert_eq!(move_plan(&disk(None), None).read, list(&[(0, 100)]));
-    }
-
-    #[test]
-    fn an_incremental_masks_what_was_freed() {
-        let plan = move_plan(&disk(Some(list(&[(0, 4), (10, 4)]))), Some(list(&[(2, 10)])));
-        assert_eq!(plan.read, list(&[(2, 2), (10, 2)]));
-        assert_eq!(plan.zero, list(&[(0, 2), (12, 2)]));
-    }
 }

@@ -1,119 +1,160 @@
-//! Appends to a file past the page cache, on a thread of its own.
+//! Writes a growing file past the page cache, on threads of its own.
 //!
 //! An image is written once and not read soon: in the page cache it would cost a second copy of every page and
-//! leave all the waiting to the last sync. Whoever appends fills one buffer while the thread writes another.
+//! leave all the waiting to the last sync. What lies in memory as direct writes want it goes out from where it is;
+//! everything else is copied into aligned memory first.
 //!
 //! ```text
-//! append ─▶ buffer being filled ─full─▶ thread: direct write ─empty─▶ back to append
+//! append ─▶ batch being gathered ─full─▶ bounded queue ─▶ two threads: direct writes at known offsets
 //! ```
-//! Only whole buffers are written directly. The rest of a file, and all of a small one, is left to the caller. Where
-//! a file system refuses direct writes, the thread writes through the page cache instead.
+//! The file's space is allocated ahead, so that two writes may go on at the same time. Where a file system refuses
+//! direct writes, the threads write through the page cache instead.
 
 use std::fmt;
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt as _;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::io::{self, IoSlice};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-/// What every known file system accepts as a direct write's alignment, in memory and in the file.
-const ALIGNMENT: usize = 4096;
-/// Bytes of one direct write.
-const CHUNK: usize = 1 << 20;
-/// Buffers that go round: one is filled, one is written, one waits.
-const BUFFERS: usize = 3;
+use bytes::{Buf as _, Bytes, BytesMut};
+use rustix::fs::FallocateFlags;
 
-/// Memory on the alignment that direct writes need.
-pub(super) struct Chunk {
-    memory: Vec<u8>,
-    start: usize,
-    filled: usize,
+/// What every known file system accepts as a direct write's alignment, in memory and in the file.
+pub(super) const ALIGNMENT: usize = 4096;
+/// Bytes of one direct write, about.
+const BATCH: usize = 1 << 20;
+/// Batches that wait while others are written.
+const QUEUE: usize = 2;
+const THREADS: usize = 2;
+/// How far ahead space is allocated.
+const AHEAD: u64 = 64 << 20;
+
+/// Memory that direct writes take as it is: empty, of at least `capacity` bytes from an aligned address on.
+pub(crate) fn aligned_memory(capacity: usize) -> BytesMut {
+    let mut memory = BytesMut::with_capacity(capacity + ALIGNMENT);
+    let before = memory.as_ptr().align_offset(ALIGNMENT);
+    memory.resize(before, 0);
+    memory.advance(before);
+    memory
 }
 
-impl Chunk {
-    pub(super) fn new() -> Self {
-        let memory = vec![0; CHUNK + ALIGNMENT];
-        let start = memory.as_ptr().align_offset(ALIGNMENT);
-        Self { memory, start, filled: 0 }
-    }
+/// Consecutive bytes of the file, gathered until they are worth a write. All but the last piece are aligned.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    pieces: Vec<Bytes>,
+    length: usize,
+    /// What is copied because it is not aligned; the last piece to be.
+    copied: Option<BytesMut>,
+}
 
-    /// Takes as many of `bytes` as there is room for, and answers how many.
-    pub(super) fn fill(&mut self, bytes: &[u8]) -> usize {
-        let taken = bytes.len().min(CHUNK - self.filled);
-        let from = self.start + self.filled;
-        self.memory[from..from + taken].copy_from_slice(&bytes[..taken]);
-        self.filled += taken;
-        taken
+impl Batch {
+    /// Takes some of `bytes`, as they are where they are aligned.
+    pub(super) fn take(&mut self, bytes: &mut Bytes) {
+        let whole = bytes.len() / ALIGNMENT * ALIGNMENT;
+        let aligned = bytes.as_ptr().align_offset(ALIGNMENT) == 0 && whole > 0;
+        if aligned && self.length.is_multiple_of(ALIGNMENT) {
+            self.close_copied();
+            self.length += whole;
+            self.pieces.push(bytes.split_to(whole));
+            return;
+        }
+        let copied = self.copied.get_or_insert_with(|| aligned_memory(BATCH));
+        // To the end of a block where an aligned piece may follow, else as much as there is room for.
+        let part = bytes.split_to(bytes.len().min(BATCH - copied.len()));
+        copied.extend_from_slice(&part);
+        self.length += part.len();
+        if copied.len() == BATCH {
+            self.close_copied();
+        }
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.filled == CHUNK
+        self.length >= BATCH && self.length.is_multiple_of(ALIGNMENT)
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
-        &self.memory[self.start..self.start + self.filled]
+    pub(super) fn len(&self) -> usize {
+        self.length
     }
 
-    fn emptied(mut self) -> Self {
-        self.filled = 0;
-        self
+    /// The bytes in order.
+    pub(super) fn into_pieces(mut self) -> Vec<Bytes> {
+        self.close_copied();
+        self.pieces
+    }
+
+    fn close_copied(&mut self) {
+        if let Some(copied) = self.copied.take() {
+            self.pieces.push(copied.freeze());
+        }
     }
 }
 
-impl fmt::Debug for Chunk {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Chunk").field("filled", &self.filled).finish_non_exhaustive()
-    }
+/// A batch and where it goes.
+struct Write {
+    offset: u64,
+    pieces: Vec<Bytes>,
 }
 
-/// The thread and its buffers. Dropping it waits for what is being written.
-#[derive(Debug)]
+/// The threads and their queue. Dropping it waits for what is being written.
 pub(super) struct DirectWriter {
-    full: Option<SyncSender<Chunk>>,
-    empty: Receiver<Chunk>,
-    made: usize,
-    thread: Option<JoinHandle<io::Result<()>>>,
+    file: Arc<File>,
+    queue: Option<SyncSender<Write>>,
+    threads: Vec<JoinHandle<io::Result<()>>>,
+    /// Up to where space was allocated; none once that was refused.
+    allocated: Option<u64>,
 }
 
 impl DirectWriter {
-    /// Writes from the file's start: through `direct`, or through `cached` once that is refused.
+    /// Writes through `direct`, or through `cached` once that is refused.
     pub(super) fn start(direct: File, cached: File) -> io::Result<Self> {
-        let (full, waiting) = sync_channel(BUFFERS);
-        let (giver, empty) = sync_channel(BUFFERS);
-        let thread = std::thread::Builder::new()
-            .name("direct-writer".to_owned())
-            .spawn(move || write(&direct, &cached, &waiting, &giver))?;
-        // The one that the caller has filled already.
-        Ok(Self { full: Some(full), empty, made: 1, thread: Some(thread) })
+        let (queue, waiting) = sync_channel(QUEUE);
+        let target = Arc::new(Target {
+            direct,
+            refused: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
+            cached: Arc::new(cached),
+        });
+        let waiting = Arc::new(Mutex::new(waiting));
+        let mut threads = Vec::new();
+        for _ in 0..THREADS {
+            let (target, waiting) = (Arc::clone(&target), Arc::clone(&waiting));
+            let thread = std::thread::Builder::new().name("direct-writer".to_owned());
+            threads.push(thread.spawn(move || write_all(&target, &waiting))?);
+        }
+        Ok(Self { file: Arc::clone(&target.cached), queue: Some(queue), threads, allocated: Some(0) })
     }
 
-    /// Has a full buffer written after all earlier ones, and gives an empty one for it.
-    pub(super) fn exchange(&mut self, full: Chunk) -> io::Result<Chunk> {
-        if self.full.as_ref().is_none_or(|sender| sender.send(full).is_err()) {
-            return Err(self.failure());
-        }
-        match self.empty.try_recv() {
-            Ok(chunk) => Ok(chunk),
-            Err(TryRecvError::Empty) if self.made < BUFFERS => {
-                self.made += 1;
-                Ok(Chunk::new())
-            }
-            Err(_) => self.empty.recv().map_err(|_| self.failure()),
+    /// Has a batch written at `offset`; waits while too many are under way.
+    pub(super) fn write(&mut self, offset: u64, batch: Batch) -> io::Result<()> {
+        self.allocate(offset + batch.len() as u64);
+        let write = Write { offset, pieces: batch.into_pieces() };
+        match &self.queue {
+            Some(queue) if queue.send(write).is_ok() => Ok(()),
+            _ => Err(self.finish().err().unwrap_or_else(|| io::Error::other("the writing threads ended"))),
         }
     }
 
-    /// Waits until all is written.
+    /// Waits until all is written. The file may be longer than what was written: the caller cuts it.
     pub(super) fn finish(&mut self) -> io::Result<()> {
-        drop(self.full.take());
-        match self.thread.take().map(JoinHandle::join) {
-            None => Ok(()),
-            Some(Ok(written)) => written,
-            Some(Err(_)) => Err(io::Error::other("the writing thread panicked")),
+        drop(self.queue.take());
+        let mut outcome = Ok(());
+        for thread in self.threads.drain(..) {
+            let written =
+                thread.join().unwrap_or_else(|_| Err(io::Error::other("a writing thread panicked")));
+            outcome = outcome.and(written);
         }
+        outcome
     }
 
-    fn failure(&mut self) -> io::Error {
-        self.finish().err().unwrap_or_else(|| io::Error::other("the writing thread has ended before"))
+    fn allocate(&mut self, end: u64) {
+        let Some(allocated) = self.allocated.filter(|&allocated| end > allocated) else { return };
+        let length = (end - allocated).next_multiple_of(AHEAD);
+        // Refused where the file system cannot, or has no room so far ahead: the writes themselves will tell.
+        self.allocated = rustix::fs::fallocate(&*self.file, FallocateFlags::empty(), allocated, length)
+            .ok()
+            .map(|()| allocated + length);
     }
 }
 
@@ -124,22 +165,57 @@ impl Drop for DirectWriter {
     }
 }
 
-fn write(direct: &File, cached: &File, full: &Receiver<Chunk>, empty: &SyncSender<Chunk>) -> io::Result<()> {
-    let mut refused = false;
-    let mut offset = 0;
-    for chunk in full {
-        if !refused {
-            match direct.write_all_at(chunk.bytes(), offset) {
-                Err(error) if error.kind() == io::ErrorKind::InvalidInput => refused = true,
-                written => written?,
+impl fmt::Debug for DirectWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DirectWriter").field("allocated", &self.allocated).finish_non_exhaustive()
+    }
+}
+
+struct Target {
+    direct: File,
+    refused: AtomicBool,
+    failed: AtomicBool,
+    cached: Arc<File>,
+}
+
+/// One thread: writes what waits until nothing more comes, or until one of them fails; the queue ends with them.
+fn write_all(target: &Target, waiting: &Mutex<Receiver<Write>>) -> io::Result<()> {
+    while !target.failed.load(Ordering::Relaxed) {
+        let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(write) = next else { return Ok(()) };
+        if let Err(error) = write_one(target, &write) {
+            target.failed.store(true, Ordering::Relaxed);
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+fn write_one(target: &Target, write: &Write) -> io::Result<()> {
+    if !target.refused.load(Ordering::Relaxed) {
+        match write_vectored(&target.direct, write.offset, &write.pieces) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                target.refused.store(true, Ordering::Relaxed);
             }
+            written => return written,
         }
-        if refused {
-            cached.write_all_at(chunk.bytes(), offset)?;
+    }
+    write_vectored(&target.cached, write.offset, &write.pieces)
+}
+
+fn write_vectored(file: &File, mut offset: u64, pieces: &[Bytes]) -> io::Result<()> {
+    let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+    let mut rest = slices.as_mut_slice();
+    while !rest.is_empty() {
+        match rustix::io::pwritev(file, rest, offset).map_err(io::Error::from) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                offset += written as u64;
+                IoSlice::advance_slices(&mut rest, written);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
-        offset += chunk.bytes().len() as u64;
-        // There is room for every buffer; nobody takes it any more at the end.
-        let _ = empty.try_send(chunk.emptied());
     }
     Ok(())
 }
@@ -148,28 +224,53 @@ fn write(direct: &File, cached: &File, full: &Receiver<Chunk>, empty: &SyncSende
 mod tests {
     use super::*;
 
-    fn full_of(byte: u8) -> Chunk {
-        let mut chunk = Chunk::new();
-        assert_eq!(chunk.fill(&vec![byte; CHUNK + 5]), CHUNK);
-        assert!(chunk.is_full() && chunk.bytes().as_ptr().align_offset(ALIGNMENT) == 0);
-        chunk
+    fn aligned(byte: u8, length: usize) -> Bytes {
+        let mut memory = aligned_memory(length);
+        memory.resize(length, byte);
+        memory.freeze()
+    }
+
+    fn gather(parts: &[Bytes]) -> Vec<Batch> {
+        let mut batches = vec![Batch::default()];
+        for part in parts {
+            let mut rest = part.clone();
+            while !rest.is_empty() {
+                let batch = batches.last_mut().unwrap();
+                batch.take(&mut rest);
+                if batch.is_full() {
+                    batches.push(Batch::default());
+                }
+            }
+        }
+        batches
     }
 
     #[test]
-    fn chunks_arrive_in_order_and_buffers_go_round() {
+    fn aligned_pieces_are_not_copied_and_others_are() {
+        let parts = [aligned(1, 65536), Bytes::from(vec![2; 65536]), aligned(3, 65536), aligned(4, 100)];
+        let batches = gather(&parts);
+        let pieces: Vec<Bytes> = batches.into_iter().flat_map(Batch::into_pieces).collect();
+        assert_eq!(pieces.concat(), parts.concat());
+        assert_eq!(pieces[0].as_ptr(), parts[0].as_ptr());
+        assert_eq!(pieces[2].as_ptr(), parts[2].as_ptr());
+        let misaligned = pieces.iter().filter(|piece| piece.as_ptr().align_offset(ALIGNMENT) != 0);
+        assert_eq!(misaligned.count(), 0);
+    }
+
+    #[test]
+    fn batches_arrive_where_they_belong() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let mut writer = DirectWriter::start(file.reopen().unwrap(), file.reopen().unwrap()).unwrap();
-        for round in 0..10 {
-            let empty = writer.exchange(full_of(round)).unwrap();
-            assert!(empty.bytes().is_empty());
+        let parts: Vec<Bytes> = (0..40).map(|byte| aligned(byte, 200 << 10)).collect();
+        let mut offset = 0;
+        for batch in gather(&parts) {
+            let length = batch.len() as u64;
+            writer.write(offset, batch).unwrap();
+            offset += length;
         }
-        assert!(writer.made <= BUFFERS);
         writer.finish().unwrap();
-        let written = std::fs::read(file.path()).unwrap();
-        assert_eq!(written.len(), 10 * CHUNK);
-        for (round, chunk) in (0_u8..).zip(written.chunks(CHUNK)) {
-            assert!(chunk.iter().all(|&byte| byte == round));
-        }
+        file.as_file().set_len(offset).unwrap();
+        assert!(std::fs::read(file.path()).unwrap() == parts.concat());
     }
 
     #[test]
@@ -177,7 +278,8 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let reader = || File::open(file.path()).unwrap();
         let mut writer = DirectWriter::start(reader(), reader()).unwrap();
-        let failed = (0..10).find_map(|round| writer.exchange(full_of(round)).err());
+        let batch = || gather(&[aligned(1, BATCH)]).remove(0);
+        let failed = (0..10).find_map(|round| writer.write(round * BATCH as u64, batch()).err());
         assert!(failed.is_some() || writer.finish().is_err());
     }
 }

@@ -16,7 +16,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use tidemark_model::ByteLen;
 
-use super::direct::{Chunk, DirectWriter};
+use super::direct::{Batch, DirectWriter};
 use crate::error::{Error, Result};
 
 /// A place below a granted folder.
@@ -47,13 +47,13 @@ impl Location {
 
 /// A file that grows and has no valid header yet.
 ///
-/// What is appended may stay in memory until [`seal`](Self::seal): up to one chunk, so small files are written there.
+/// What is appended may stay in memory until [`seal`](Self::seal): up to one batch, so small files are written there.
 #[derive(Debug)]
 pub(crate) struct AppendFile {
     file: File,
-    /// Only while a chunk is filled or direct writes go on.
-    chunk: Option<Chunk>,
-    /// Bytes handed to the writing thread.
+    /// What is gathered for the next write.
+    batch: Batch,
+    /// Bytes handed to the writing threads.
     handed: u64,
     direct: Option<DirectWriter>,
     written: u64,
@@ -64,32 +64,31 @@ impl AppendFile {
     /// Makes the folders above and the file itself, which must not exist.
     pub(crate) fn create(location: Location) -> Result<Self> {
         let file = create_file(&location)?;
-        Ok(Self { file, chunk: None, handed: 0, direct: None, written: 0, location })
+        Ok(Self { file, batch: Batch::default(), handed: 0, direct: None, written: 0, location })
     }
 
-    pub(crate) fn append(&mut self, parts: &[Bytes]) -> Result<()> {
+    /// Appends; parts in memory from [`aligned_memory`](super::direct::aligned_memory) are not copied.
+    pub(crate) fn append(&mut self, parts: Vec<Bytes>) -> Result<()> {
         for part in parts {
-            self.append_part(part).map_err(|e| self.failed(e))?;
             self.written += part.len() as u64;
+            self.append_part(part).map_err(|e| self.failed(e))?;
         }
         Ok(())
     }
 
-    fn append_part(&mut self, mut bytes: &[u8]) -> std::io::Result<()> {
+    fn append_part(&mut self, mut bytes: Bytes) -> std::io::Result<()> {
         while !bytes.is_empty() {
-            let mut chunk = self.chunk.take().unwrap_or_else(Chunk::new);
-            let taken = chunk.fill(bytes);
-            bytes = &bytes[taken..];
-            if chunk.is_full() {
-                self.handed += chunk.bytes().len() as u64;
-                chunk = self.writer()?.exchange(chunk)?;
+            self.batch.take(&mut bytes);
+            if self.batch.is_full() {
+                let (batch, offset) = (std::mem::take(&mut self.batch), self.handed);
+                self.handed += batch.len() as u64;
+                self.writer()?.write(offset, batch)?;
             }
-            self.chunk = Some(chunk);
         }
         Ok(())
     }
 
-    /// The writing thread, started with the first full chunk.
+    /// The writing threads, started with the first full batch.
     fn writer(&mut self) -> std::io::Result<&mut DirectWriter> {
         if self.direct.is_none() {
             let cached = self.file.try_clone()?;
@@ -112,11 +111,14 @@ impl AppendFile {
     fn drain(&mut self) -> std::io::Result<()> {
         if let Some(mut direct) = self.direct.take() {
             direct.finish()?;
+            // Space was allocated ahead.
+            self.file.set_len(self.handed)?;
         }
-        match self.chunk.take() {
-            Some(rest) => self.file.write_all_at(rest.bytes(), self.handed),
-            None => Ok(()),
+        for piece in std::mem::take(&mut self.batch).into_pieces() {
+            self.file.write_all_at(&piece, self.handed)?;
+            self.handed += piece.len() as u64;
         }
+        Ok(())
     }
 
     pub(crate) fn written(&self) -> ByteLen {
@@ -300,7 +302,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let partial = at(dir.path(), "vm/disk-0/a.qcow2.partial");
         let mut file = AppendFile::create(partial.clone()).unwrap();
-        file.append(&[Bytes::from_static(&[0; 8]), Bytes::from_static(b"data")]).unwrap();
+        file.append(vec![Bytes::from_static(&[0; 8]), Bytes::from_static(b"data")]).unwrap();
         file.seal(Some(&Bytes::from_static(b"header!!"))).unwrap();
         assert_eq!(read(&partial, ByteLen(100)).unwrap(), b"header!!data");
         assert!(list(dir.path(), "").unwrap().iter().all(|(path, _)| path.ends_with(".partial")));
@@ -322,7 +324,7 @@ mod tests {
         let mut file = AppendFile::create(partial.clone()).unwrap();
         let piece: Vec<u8> = (0..777_777_u32).map(|at| u8::try_from(at % 251).unwrap()).collect();
         for _ in 0..9 {
-            file.append(&[Bytes::from(piece.clone()), Bytes::from_static(b"|")]).unwrap();
+            file.append(vec![Bytes::from(piece.clone()), Bytes::from_static(b"|")]).unwrap();
         }
         assert_eq!(file.written(), ByteLen(9 * 777_778));
         file.seal(Some(&Bytes::from_static(b"HEAD"))).unwrap();
