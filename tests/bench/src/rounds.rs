@@ -130,6 +130,9 @@ impl Bench {
                     contender::judge(&disk.path, &to).with_context(|| contender.name())?;
                 }
                 std::fs::remove_file(&to)?;
+                if contender.is_ours() {
+                    std::fs::remove_file(to.with_extension("digests"))?;
+                }
                 samples.push(sample);
             }
             source.server.still_running()?;
