@@ -80,12 +80,17 @@ impl Chain {
                 return Err(Error::invalid(format!("layer {index} has no backing file but is not the last")));
             }
         }
-        Ok(Self {
+        Ok(Self::stacked(layers, TABLE_CACHE_BYTES))
+    }
+
+    /// Stacks images, at least one, whatever they say about their backing files: below the last there is nothing.
+    pub(crate) fn stacked(layers: Vec<Image>, table_bytes: usize) -> Self {
+        Self {
             layers,
-            tables: Cache::new(TABLE_CACHE_BYTES),
+            tables: Cache::new(table_bytes),
             clusters: Cache::new(CLUSTER_CACHE_BYTES),
             decoders: Mutex::new(Vec::new()),
-        })
+        }
     }
 
     /// The size of the disk: that of the top layer.
@@ -146,8 +151,7 @@ impl Chain {
                 "{length} bytes at guest offset {offset} of a disk of {size}"
             )));
         }
-        let tables = vec![None; self.layers.len()];
-        Ok(Walk { chain: self, at: offset, end: offset + length, tables })
+        Ok(Walk { chain: self, walker: Walker::new(self, offset, offset + length) })
     }
 
     fn lock_decoders(&self) -> std::sync::MutexGuard<'_, Vec<Decoder>> {
@@ -169,54 +173,103 @@ impl Mapping {
 /// Goes through a range of the disk, asking each layer from the top.
 pub(crate) struct Walk<'a> {
     chain: &'a Chain,
-    at: u64,
-    end: u64,
-    /// Each layer's L2 table in use, by its host offset: neighbours need the same one, without the cache's lock.
-    tables: Vec<Option<(u64, Arc<[u64]>)>>,
+    walker: Walker,
 }
 
-impl Walk<'_> {
-    fn locate(&mut self) -> Result<Segment> {
+/// The state of a walk. Each layer's last answer is kept for as long as its run goes on: a walk looks at every table
+/// entry of every layer once, however the runs of the layers cut each other.
+pub(crate) struct Walker {
+    at: u64,
+    end: u64,
+    layers: Vec<LayerCursor>,
+}
+
+/// Where a walk stands in one layer.
+#[derive(Clone, Default)]
+struct LayerCursor {
+    /// The L2 table in use, by its host offset: neighbours need the same one, without the cache's lock.
+    table: Option<(u64, Arc<[u64]>)>,
+    /// The last answer and the guest range it holds for.
+    run: Option<(u64, u64, Stored)>,
+}
+
+impl Walker {
+    /// Over `[at, end)`, which lies inside the disk.
+    pub(crate) fn new(chain: &Chain, at: u64, end: u64) -> Self {
+        Self { at, end, layers: vec![LayerCursor::default(); chain.layers.len()] }
+    }
+
+    /// The next segment of the range; none at its end. After an error the walk is over. A segment of a layer that
+    /// does not exist is one that no layer of the chain has anything for.
+    pub(crate) fn next(&mut self, chain: &Chain) -> Option<Result<Segment>> {
+        if self.at >= self.end {
+            return None;
+        }
+        let segment = self.locate(chain);
+        match &segment {
+            Ok(found) => self.at += found.length,
+            Err(_) => self.at = self.end,
+        }
+        Some(segment)
+    }
+
+    fn locate(&mut self, chain: &Chain) -> Result<Segment> {
         let mut length = self.end - self.at;
-        for (layer, image) in self.chain.layers.iter().enumerate() {
-            let size = image.virtual_size().0;
+        for (layer, image) in chain.layers.iter().enumerate() {
             // Beyond a layer's end there are zeros, whatever lies further down.
-            if self.at >= size {
+            if self.at >= image.virtual_size().0 {
                 return Ok(Segment { layer, stored: Stored::Zero, length });
             }
-            let limit = length.min(size - self.at);
-            let (stored, run) = match image.l2_offset(self.at)? {
-                None => (Stored::Nothing, image.run_without_l2(self.at, limit)),
-                Some(offset) => {
-                    let table = self.table(layer, offset)?;
-                    image.lookup(&table, self.at, limit)?
-                }
-            };
-            length = run;
+            let (stored, run) = self
+                .stored(chain, layer)
+                .map_err(|error| error.within(format_args!("layer {layer} at guest offset {}", self.at)))?;
+            length = length.min(run);
             if stored != Stored::Nothing {
                 return Ok(Segment { layer, stored, length });
             }
         }
-        Ok(Segment { layer: self.chain.layers.len(), stored: Stored::Zero, length })
+        Ok(Segment { layer: chain.layers.len(), stored: Stored::Zero, length })
     }
 
-    fn table(&mut self, layer: usize, offset: u64) -> Result<Arc<[u64]>> {
-        if let Some((known, table)) = &self.tables[layer]
+    /// What a layer has here, and for how many bytes.
+    fn stored(&mut self, chain: &Chain, layer: usize) -> Result<(Stored, u64)> {
+        let at = self.at;
+        let cursor = &mut self.layers[layer];
+        if let Some((start, end, stored)) = cursor.run
+            && (start..end).contains(&at)
+        {
+            return Ok((stored.after(at - start), end - at));
+        }
+        let image = &chain.layers[layer];
+        let limit = self.end.min(image.virtual_size().0) - at;
+        let (stored, run) = match image.l2_offset(at)? {
+            None => (Stored::Nothing, image.run_without_l2(at, limit)),
+            Some(offset) => {
+                let table = cursor.table(chain, layer, offset)?;
+                image.lookup(&table, at, limit)?
+            }
+        };
+        cursor.run = Some((at, at + run, stored));
+        Ok((stored, run))
+    }
+}
+
+impl LayerCursor {
+    fn table(&mut self, chain: &Chain, layer: usize, offset: u64) -> Result<Arc<[u64]>> {
+        if let Some((known, table)) = &self.table
             && *known == offset
         {
             return Ok(Arc::clone(table));
         }
-        let table = match self.chain.tables.get((layer, offset)) {
+        let table = match chain.tables.get((layer, offset)) {
             Some(table) => table,
             None => {
-                let table = self.chain.layers[layer].read_l2(offset).map_err(|error| {
-                    error.within(format_args!("layer {layer} at guest offset {}", self.at))
-                })?;
-                self.chain.tables.insert((layer, offset), Arc::clone(&table));
+                let table = chain.layers[layer].read_l2(offset)?;
+                chain.tables.insert((layer, offset), Arc::clone(&table));
                 table
             }
         };
-        self.tables[layer] = Some((offset, Arc::clone(&table)));
+        self.table = Some((offset, Arc::clone(&table)));
         Ok(table)
     }
 }
@@ -225,15 +278,7 @@ impl Iterator for Walk<'_> {
     type Item = Result<Segment>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.at >= self.end {
-            return None;
-        }
-        let segment = self.locate();
-        match &segment {
-            Ok(found) => self.at += found.length,
-            Err(_) => self.at = self.end,
-        }
-        Some(segment)
+        self.walker.next(self.chain)
     }
 }
 

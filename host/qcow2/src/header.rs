@@ -4,12 +4,15 @@
 use bytes::Bytes;
 use tidemark_model::{ByteLen, HostOffset};
 
+use crate::encode::Compression;
 use crate::error::{Error, Result};
 use crate::format::{
     CLUSTER_BITS, CLUSTER_BYTES, EXTENSION_BACKING_FORMAT, EXTENSION_BITMAPS, EXTENSION_END, HEADER_LENGTH,
     INCOMPATIBLE_COMPRESSION, INCOMPATIBLE_CORRUPT, INCOMPATIBLE_DIRTY, INCOMPATIBLE_EXTENDED_L2,
     INCOMPATIBLE_EXTERNAL_DATA, MAGIC, MAX_BACKING_NAME, V2_HEADER_LENGTH, V3_HEADER_LENGTH,
 };
+use crate::refcounts::RefcountTable;
+use crate::writer::ImageSpec;
 
 /// qemu's own bound for an L1 table; a larger one is refused before anything is allocated for it.
 const MAX_L1_BYTES: u64 = 32 << 20;
@@ -122,6 +125,29 @@ impl Header {
             return Err(Error::unsupported(format!("clusters of 2^{cluster_bits} bytes")));
         }
         Ok(1 << cluster_bits)
+    }
+
+    /// The header of an image that this crate writes.
+    pub(crate) fn ours(spec: &ImageSpec, l1_entries: usize, l1_offset: u64, table: &RefcountTable) -> Self {
+        Self {
+            version: 3,
+            virtual_size: spec.virtual_size,
+            cluster_bits: CLUSTER_BITS,
+            l1_entries: u32::try_from(l1_entries).unwrap_or(u32::MAX),
+            l1_offset: HostOffset(l1_offset),
+            refcount_table_offset: HostOffset(table.offset),
+            refcount_table_clusters: table.clusters,
+            refcount_order: 4,
+            snapshots: 0,
+            dirty: false,
+            compression: match spec.compression {
+                Compression::None => CompressionType::Zlib,
+                Compression::Zstd { .. } => CompressionType::Zstd,
+            },
+            bitmaps: false,
+            backing_name: spec.backing.as_ref().map(|backing| backing.name.clone()),
+            backing_format: spec.backing.as_ref().map(|backing| backing.format.clone()),
+        }
     }
 
     /// Understands the first cluster of an image.

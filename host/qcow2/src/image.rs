@@ -33,6 +33,19 @@ pub(crate) enum Stored {
     Compressed { host: u64, length: u64, within: u64 },
 }
 
+impl Stored {
+    /// The same, `bytes` further on.
+    pub(crate) fn after(self, bytes: u64) -> Self {
+        match self {
+            Self::Plain { host } => Self::Plain { host: host + bytes },
+            Self::Compressed { host, length, within } => {
+                Self::Compressed { host, length, within: within + bytes }
+            }
+            same => same,
+        }
+    }
+}
+
 impl Image {
     /// Opens an image for reading.
     ///

@@ -1,4 +1,4 @@
-//! The QCOW2 format: a streaming writer, and a reader and checker of chains.
+//! The QCOW2 format: a streaming writer, and a reader, checker and merger of chains.
 //!
 //! The writer performs no I/O: clusters go in by ascending guest offset, bytes come out in host order, the header
 //! last. The reader reads through [`ReadAt`] from sources that the caller chose; a backing file's name inside an
@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! bytes ─▶ ClusterEncoder (any thread) ─▶ ImageWriter ─▶ host bytes in order … header for offset 0
-//! ReadAt ─▶ Image (header, tables) ─▶ Chain (map, read_at) │ check
+//! ReadAt ─▶ Image (header, tables) ─▶ Chain (map, read_at) │ check │ Merger ─▶ pieces of a new image
 //! ```
 
 mod append;
@@ -19,11 +19,13 @@ mod error;
 mod format;
 mod header;
 mod image;
+mod merge;
 mod read;
 mod refcounts;
 mod references;
 mod source;
 mod stream;
+mod tables;
 mod writer;
 
 pub use chain::{Chain, Mapping, MappingKind};
@@ -33,6 +35,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use format::CLUSTER_SIZE;
 pub use header::{BackingFile, CompressionType, Header};
 pub use image::Image;
+pub use merge::{MergeEstimate, MergeLayout, MergedCluster, Merger, Piece};
 pub use source::ReadAt;
 pub use stream::{Head, StreamLayout};
 pub use writer::{FinishedImage, ImageSpec, ImageWriter};

@@ -62,25 +62,15 @@ impl Refcounts {
         self.write_settled(appender);
         let used = appender.end() / CLUSTER_SIZE;
         let written = self.blocks.len() as u64;
-        let (mut blocks, mut table) = (written + 1, 1);
-        loop {
-            let total = used + (blocks - written) + table;
-            let (more, wider) =
-                (total.div_ceil(REFCOUNT_ENTRIES).max(blocks), (blocks * 8).div_ceil(CLUSTER_SIZE));
-            if (more, wider) == (blocks, table) {
-                break;
-            }
-            (blocks, table) = (more, wider.max(table));
-        }
+        let (blocks, table) = covering(used, written);
         self.add(used * CLUSTER_SIZE, (blocks - written + table) * CLUSTER_SIZE);
         while (self.blocks.len() as u64) < blocks {
             let offset = appender.whole(self.next_block());
             self.blocks.push(offset);
         }
-        let mut bytes: Vec<u8> = self.blocks.iter().flat_map(|offset| offset.to_be_bytes()).collect();
-        bytes.resize(bytes.len().next_multiple_of(CLUSTER_BYTES), 0);
+        let bytes = table_bytes(self.blocks.iter().copied());
         assert_eq!(bytes.len() as u64, table * CLUSTER_SIZE, "the refcount table's size");
-        let offset = appender.whole(Bytes::from(bytes));
+        let offset = appender.whole(bytes);
         RefcountTable { offset, clusters: u32::try_from(table).unwrap_or(u32::MAX) }
     }
 
@@ -103,6 +93,28 @@ impl Refcounts {
             None => Bytes::from(vec![0; CLUSTER_BYTES]),
         }
     }
+}
+
+/// How many blocks, and clusters of the table, a file of `used` clusters needs of which `written` are blocks: enough to
+/// cover those that are still to be appended, too.
+pub(crate) fn covering(used: u64, written: u64) -> (u64, u64) {
+    let (mut blocks, mut table) = (written + 1, 1);
+    loop {
+        let total = used + (blocks - written) + table;
+        let (more, wider) =
+            (total.div_ceil(REFCOUNT_ENTRIES).max(blocks), (blocks * 8).div_ceil(CLUSTER_SIZE));
+        if (more, wider) == (blocks, table) {
+            return (blocks, table);
+        }
+        (blocks, table) = (more, wider.max(table));
+    }
+}
+
+/// The refcount table's bytes in whole clusters.
+pub(crate) fn table_bytes(blocks: impl Iterator<Item = u64>) -> Bytes {
+    let mut bytes: Vec<u8> = blocks.flat_map(u64::to_be_bytes).collect();
+    bytes.resize(bytes.len().next_multiple_of(CLUSTER_BYTES), 0);
+    Bytes::from(bytes)
 }
 
 /// An index below the length of something in memory.

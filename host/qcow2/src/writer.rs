@@ -16,11 +16,11 @@ use crate::append::Appender;
 use crate::encode::{ClusterEncoder, Compression, EncodedCluster};
 use crate::error::{Error, Result};
 use crate::format::{
-    CLUSTER_BITS, CLUSTER_BYTES, CLUSTER_SIZE, COPIED, L2_ENTRIES, L2_SPAN, SECTOR_BYTES, SECTOR_SIZE, ZERO,
-    compressed_entry,
+    CLUSTER_BYTES, CLUSTER_SIZE, COPIED, L2_SPAN, SECTOR_BYTES, SECTOR_SIZE, compressed_entry,
 };
-use crate::header::{BackingFile, CompressionType, Header};
+use crate::header::{BackingFile, Header};
 use crate::refcounts::Refcounts;
+use crate::tables::GuestTables;
 
 /// qemu opens L1 tables of up to 32 MiB: 2 EiB of virtual disk.
 const MAX_VIRTUAL_SIZE: u64 = (32 << 20) / 8 * L2_SPAN;
@@ -61,11 +61,7 @@ pub struct ImageWriter {
     spec: ImageSpec,
     appender: Appender,
     refcounts: Refcounts,
-    l1: Vec<u64>,
-    /// The L2 table being filled, and its index in L1.
-    l2: Option<(usize, Box<[u64]>)>,
-    /// The table of a range that is all zero, made once and shared: a wide zero range costs no memory.
-    zero_table: Option<Bytes>,
+    tables: GuestTables,
     /// Guest clusters below this one are decided.
     frontier: u64,
     plain_clusters: u64,
@@ -80,29 +76,13 @@ impl ImageWriter {
     /// `Invalid` for a size that is no multiple of 512 bytes or too large, a compression level that zstd does not
     /// have, and a backing name that is more than a plain file name.
     pub fn new(spec: ImageSpec) -> Result<Self> {
+        validate(&spec)?;
         let size = spec.virtual_size.0;
-        if !size.is_multiple_of(SECTOR_SIZE) || size > MAX_VIRTUAL_SIZE {
-            return Err(Error::invalid(format!(
-                "a virtual disk of {size} bytes (not whole sectors, or too large)"
-            )));
-        }
-        if let Compression::Zstd { level } = spec.compression
-            && !(1..=22).contains(&level)
-        {
-            return Err(Error::invalid(format!("zstd has no level {level} (1 to 22)")));
-        }
-        if let Some(backing) = &spec.backing {
-            backing.validate()?;
-        }
-        // Even a disk of no bytes gets an entry: a table of none has a cluster that nothing refers to.
-        let l1_entries = slot(size.div_ceil(L2_SPAN).max(1));
         let mut writer = Self {
             spec,
             appender: Appender::new(),
             refcounts: Refcounts::new(),
-            l1: vec![0; l1_entries],
-            l2: None,
-            zero_table: None,
+            tables: GuestTables::new(size),
             frontier: 0,
             plain_clusters: 0,
             compressed_clusters: 0,
@@ -130,9 +110,11 @@ impl ImageWriter {
             return Err(Error::invalid(format!("a cluster at {guest}, beyond {}", self.spec.virtual_size)));
         }
         let index = self.ascending(guest)?;
-        let mut plain_at = None;
-        match cluster {
-            EncodedCluster::Zero => self.zero_clusters(index, index + 1),
+        let host = match cluster {
+            EncodedCluster::Zero => {
+                self.zero_clusters(index, index + 1);
+                None
+            }
             EncodedCluster::Plain(bytes) => {
                 if bytes.len() != CLUSTER_BYTES {
                     return Err(Error::invalid(format!(
@@ -143,29 +125,31 @@ impl ImageWriter {
                 let host = self.append_whole(bytes);
                 self.set(index, COPIED | host);
                 self.plain_clusters += 1;
-                plain_at = Some(HostOffset(host));
+                Some(HostOffset(host))
             }
             EncodedCluster::Compressed(frame) => {
-                if self.spec.compression == Compression::None {
-                    return Err(Error::invalid(format!(
-                        "a compressed cluster at {guest} in an uncompressed image"
-                    )));
-                }
-                if frame.len() < SHORTEST_FRAME || frame.len() + SECTOR_BYTES > CLUSTER_BYTES {
-                    return Err(Error::invalid(format!(
-                        "a compressed cluster of {} bytes at {guest}",
-                        frame.len()
-                    )));
-                }
+                self.check_frame(guest, frame.len())?;
                 let host = self.appender.packed(&frame);
                 self.refcounts.add(host, frame.len() as u64);
                 self.set(index, compressed_entry(host, frame.len() as u64));
                 self.compressed_clusters += 1;
+                None
             }
-        }
+        };
         self.frontier = index + 1;
         self.refcounts.write_settled(&mut self.appender);
-        Ok(plain_at)
+        Ok(host)
+    }
+
+    fn check_frame(&self, guest: GuestOffset, length: usize) -> Result<()> {
+        if self.spec.compression == Compression::None {
+            let message = format!("a compressed cluster at {guest} in an uncompressed image");
+            return Err(Error::invalid(message));
+        }
+        if length < SHORTEST_FRAME || length + SECTOR_BYTES > CLUSTER_BYTES {
+            return Err(Error::invalid(format!("a compressed cluster of {length} bytes at {guest}")));
+        }
+        Ok(())
     }
 
     /// Makes a range read as zero: marks that mask the backing file, nothing where there is none.
@@ -202,8 +186,7 @@ impl ImageWriter {
     /// range count in full although they share one allocation; take the output after such a call.
     #[must_use]
     pub fn pending(&self) -> usize {
-        let l2 = self.l2.as_ref().map_or(0, |_| CLUSTER_BYTES);
-        self.appender.pending() + self.refcounts.pending() + l2 + self.l1.len() * 8
+        self.appender.pending() + self.refcounts.pending() + self.tables.pending()
     }
 
     /// How long the file is so far, taken or not.
@@ -217,33 +200,17 @@ impl ImageWriter {
     /// # Errors
     /// None today; kept so that a bound found later need not change callers.
     pub fn finish(mut self) -> Result<FinishedImage> {
-        self.write_l2();
+        let Self { tables, appender, refcounts, .. } = &mut self;
+        tables.close(&mut |bytes| append(appender, refcounts, bytes));
         self.appender.close_packed();
         self.refcounts.write_settled(&mut self.appender);
-        let mut l1: Vec<u8> = self.l1.iter().flat_map(|entry| entry.to_be_bytes()).collect();
-        l1.resize(l1.len().next_multiple_of(CLUSTER_BYTES), 0);
-        let l1_offset = self.append_whole(Bytes::from(l1));
+        let l1_offset = self.append_whole(self.tables.l1());
         let table = self.refcounts.finish(&mut self.appender);
-        let header = Header {
-            version: 3,
-            virtual_size: self.spec.virtual_size,
-            cluster_bits: CLUSTER_BITS,
-            l1_entries: u32::try_from(self.l1.len()).unwrap_or(u32::MAX),
-            l1_offset: HostOffset(l1_offset),
-            refcount_table_offset: HostOffset(table.offset),
-            refcount_table_clusters: table.clusters,
-            refcount_order: 4,
-            snapshots: 0,
-            dirty: false,
-            // The bit is set only when it is needed: an image without compressed clusters opens everywhere.
-            compression: match self.compressed_clusters {
-                0 => CompressionType::Zlib,
-                _ => CompressionType::Zstd,
-            },
-            bitmaps: false,
-            backing_name: self.spec.backing.as_ref().map(|backing| backing.name.clone()),
-            backing_format: self.spec.backing.as_ref().map(|backing| backing.format.clone()),
-        };
+        // The feature bit is set only when it is needed: an image without compressed clusters opens everywhere.
+        if self.compressed_clusters == 0 {
+            self.spec.compression = Compression::None;
+        }
+        let header = Header::ours(&self.spec, self.tables.l1_entries(), l1_offset, &table);
         Ok(FinishedImage {
             header: header.write(),
             file_size: ByteLen(self.appender.end()),
@@ -272,59 +239,47 @@ impl ImageWriter {
             return;
         }
         self.zero_clusters += last - first;
-        let per_table = L2_ENTRIES as u64;
-        let mut index = first;
-        while index < last {
-            let table_end = (index / per_table + 1) * per_table;
-            if index.is_multiple_of(per_table) && table_end <= last {
-                self.write_zero_table(index / per_table);
-                index = table_end;
-                continue;
-            }
-            for cluster in index..table_end.min(last) {
-                self.set(cluster, ZERO);
-            }
-            index = table_end;
-        }
-    }
-
-    /// Appends a whole table of zero marks without building it each time.
-    fn write_zero_table(&mut self, l1_index: u64) {
-        self.write_l2();
-        let table =
-            self.zero_table.get_or_insert_with(|| Bytes::from(ZERO.to_be_bytes().repeat(L2_ENTRIES))).clone();
-        let host = self.append_whole(table);
-        self.l1[slot(l1_index)] = COPIED | host;
-        self.refcounts.write_settled(&mut self.appender);
+        let Self { tables, appender, refcounts, .. } = self;
+        tables.zero(first, last, &mut |bytes| {
+            let host = append(appender, refcounts, bytes);
+            refcounts.write_settled(appender);
+            host
+        });
     }
 
     fn set(&mut self, cluster: u64, entry: u64) {
-        let l1_index = slot(cluster / L2_ENTRIES as u64);
-        if self.l2.as_ref().is_some_and(|(current, _)| *current != l1_index) {
-            self.write_l2();
-        }
-        let (_, table) = self.l2.get_or_insert_with(|| (l1_index, vec![0; L2_ENTRIES].into_boxed_slice()));
-        table[slot(cluster % L2_ENTRIES as u64)] = entry;
-    }
-
-    /// Appends the current L2 table: its guest range is finished.
-    fn write_l2(&mut self) {
-        if let Some((index, table)) = self.l2.take() {
-            let host =
-                self.append_whole(Bytes::from_iter(table.iter().flat_map(|entry| entry.to_be_bytes())));
-            self.l1[index] = COPIED | host;
-        }
+        let Self { tables, appender, refcounts, .. } = self;
+        tables.set(cluster, entry, &mut |bytes| append(appender, refcounts, bytes));
     }
 
     fn append_whole(&mut self, bytes: Bytes) -> u64 {
-        let length = bytes.len() as u64;
-        let host = self.appender.whole(bytes);
-        self.refcounts.add(host, length);
-        host
+        append(&mut self.appender, &mut self.refcounts, bytes)
     }
 }
 
-/// An index that is bounded by a table already in memory.
-fn slot(index: u64) -> usize {
-    usize::try_from(index).unwrap_or(usize::MAX)
+/// Refuses what cannot be an image.
+pub(crate) fn validate(spec: &ImageSpec) -> Result<()> {
+    let size = spec.virtual_size.0;
+    if !size.is_multiple_of(SECTOR_SIZE) || size > MAX_VIRTUAL_SIZE {
+        return Err(Error::invalid(format!(
+            "a virtual disk of {size} bytes (not whole sectors, or too large)"
+        )));
+    }
+    if let Compression::Zstd { level } = spec.compression
+        && !(1..=22).contains(&level)
+    {
+        return Err(Error::invalid(format!("zstd has no level {level} (1 to 22)")));
+    }
+    if let Some(backing) = &spec.backing {
+        backing.validate()?;
+    }
+    Ok(())
+}
+
+/// Appends whole clusters that have one user.
+fn append(appender: &mut Appender, refcounts: &mut Refcounts, bytes: Bytes) -> u64 {
+    let length = bytes.len() as u64;
+    let host = appender.whole(bytes);
+    refcounts.add(host, length);
+    host
 }

@@ -13,7 +13,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tidemark_model::{ByteLen, Extent, GuestOffset};
-use tidemark_qcow2::{BackingFile, Chain, Compression, Image, ImageSpec, ImageWriter, check};
+use tidemark_qcow2::{
+    BackingFile, Chain, Compression, Image, ImageSpec, ImageWriter, MergeLayout, Merger, check,
+};
 
 const CLUSTER: usize = 65536;
 const ROUNDS: usize = 1500;
@@ -107,6 +109,7 @@ fn use_image(bytes: Vec<u8>, base: &Image) -> bool {
         Some(_) => vec![image, base.clone()],
         None => vec![image],
     };
+    merge_layers(&layers);
     let Ok(chain) = Chain::new(layers) else { return false };
     let size = chain.virtual_size().0;
     let window = size.min(1 << 20);
@@ -117,6 +120,19 @@ fn use_image(bytes: Vec<u8>, base: &Image) -> bool {
         good &= chain.read_at(GuestOffset(offset), &mut buffer).is_ok();
     }
     good && chain.map(Extent::new(0, size.min(1 << 36)).unwrap()).is_ok()
+}
+
+/// Merges what can be merged; the result does not matter, a panic would.
+fn merge_layers(layers: &[Image]) {
+    for layout in [MergeLayout::Packed, MergeLayout::Shared] {
+        let Ok(mut merger) = Merger::new(layers.to_vec(), None, layout) else { return };
+        // Damage that makes a disk of exabytes also makes a merge of as many zeros.
+        if layers[0].virtual_size().0 > 1 << 36 {
+            return;
+        }
+        while let Ok(Some(_)) = merger.next() {}
+        let _ = merger.finish();
+    }
 }
 
 fn peak_kib() -> u64 {

@@ -11,6 +11,8 @@
 mod chains;
 mod foreign;
 mod images;
+mod merge_cases;
+mod merging;
 mod property;
 mod streaming;
 mod structure;
