@@ -349,6 +349,7 @@ async fn imported(engine: &Engine) -> (String, Vec<BackupId>) {
             warnings_json: r#"["a disk is not protected"]"#.to_owned(),
             job_id: None,
             verified_at: None,
+            verified_level: None,
             consolidated_at: None,
             staged_manifest_key: None,
             disks: vec![disk(0), disk(1)],

@@ -89,15 +89,6 @@ impl Catalog {
         rows.iter().map(|row| row.parsed("id")).collect()
     }
 
-    /// Records that all it stores was read and found good.
-    ///
-    /// # Errors
-    /// `NotFound`.
-    pub async fn set_verified(&self, id: BackupId, at: UtcMillis) -> Result<()> {
-        let statement = Statement::new("UPDATE backups SET verified_at = $1 WHERE id = $2").bind(at).bind(id);
-        changed_backup(id, self.database.write(statement).await?)
-    }
-
     /// Pins it, or lets it go again.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use tidemark_model::{BackupId, ByteLen, ChangeId, DiskKey};
+use tidemark_model::{BackupId, ByteLen, ChangeId, DiskKey, VerifyLevel};
 
 use crate::database::Transaction;
 use crate::error::{Error, ErrorKind, Result};
@@ -33,6 +33,7 @@ pub(crate) async fn insert(transaction: &mut Transaction, backup: &Backup) -> Re
         warnings_json,
         job_id,
         verified_at,
+        verified_level,
         consolidated_at,
         staged_manifest_key,
         disks,
@@ -40,13 +41,15 @@ pub(crate) async fn insert(transaction: &mut Transaction, backup: &Backup) -> Re
     let statement = Statement::new(
         "INSERT INTO backups (id, vm_id, vm_name, repository_id, backup_type, parent_id, status, reason_code,
              reason, started_at, snapshot_at, completed_at, manifest_key, pinned, plugins_json, warnings_json,
-             job_id, verified_at, consolidated_at, staged_manifest_key)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)",
+             job_id, verified_at, verified_level, consolidated_at, staged_manifest_key)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20,
+             $21)",
     );
     let statement = statement.bind(*id).bind(*vm_id).bind(vm_name).bind(*repository_id).bind(*backup_type);
     let statement = statement.bind(*parent_id).bind(*status).bind(reason_code).bind(reason).bind(*started_at);
     let statement = statement.bind(*snapshot_at).bind(*completed_at).bind(manifest_key).bind(*pinned);
     let statement = statement.bind(plugins_json).bind(warnings_json).bind(*job_id).bind(*verified_at);
+    let statement = statement.bind(verified_level.map(VerifyLevel::as_str));
     let statement = statement.bind(*consolidated_at).bind(staged_manifest_key.as_deref());
     transaction.execute(statement).await.map_err(|error| {
         error.meaning(
@@ -108,7 +111,7 @@ async fn insert_disk(transaction: &mut Transaction, backup: &Backup, disk: &Back
 pub(crate) async fn replace(transaction: &mut Transaction, backup: &Backup) -> Result<()> {
     let statement = Statement::new(
         "UPDATE backups SET backup_type = $1, parent_id = $2, reason_code = $3, reason = $4, consolidated_at = $5,
-             staged_manifest_key = $6, verified_at = NULL
+             staged_manifest_key = $6, verified_at = NULL, verified_level = NULL
          WHERE id = $7",
     );
     let statement = statement.bind(backup.backup_type).bind(backup.parent_id).bind(&backup.reason_code);
@@ -187,6 +190,7 @@ fn backup_of(row: &Row) -> Result<Backup> {
         warnings_json: row.text("warnings_json")?,
         job_id: row.opt_parsed("job_id")?,
         verified_at: row.opt_time("verified_at")?,
+        verified_level: row.opt_parsed("verified_level")?,
         consolidated_at: row.opt_time("consolidated_at")?,
         staged_manifest_key: row.opt_text("staged_manifest_key")?,
         disks: Vec::new(),

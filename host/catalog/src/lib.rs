@@ -30,13 +30,14 @@ mod repositories;
 mod statement;
 mod steps;
 mod tokens;
+mod verifications;
 mod vms;
 
 pub use error::{Error, ErrorKind, Result};
 pub use records::{
     AuditEntry, Backup, BackupDisk, BackupFilter, CancelRequested, ChainChange, Connector, DoomedObject,
     Grant, Job, JobFilter, JobOutcome, JobStep, Lease, NewJob, Page, PageRequest, ParseRoleError,
-    PluginVersion, RangeDigests, Repository, Role, Token, Vm,
+    PluginVersion, RangeDigests, Repository, Role, StatusChanges, Token, Verification, Vm,
 };
 
 /// A handle on the catalog; clones share its connections.

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use tidemark_model::{
     BackupId, BackupStatus, BackupType, ByteLen, ChangeId, ConnectorId, DiskKey, JobId, JobKind, JobState,
-    RepositoryId, TokenId, UtcMillis, VmId,
+    RepositoryId, TokenId, UtcMillis, VerifyLevel, VmId,
 };
 
 /// A configured hypervisor connection.
@@ -98,12 +98,36 @@ pub struct Backup {
     pub job_id: Option<JobId>,
     /// When it was last verified with a good result.
     pub verified_at: Option<UtcMillis>,
+    /// How thoroughly that was.
+    pub verified_level: Option<VerifyLevel>,
     /// When a merge last rewrote its objects; none while they are as the backup made them.
     pub consolidated_at: Option<UtcMillis>,
     /// The key under which a merge published the manifest, until it takes the place of `manifest_key`.
     pub staged_manifest_key: Option<String>,
     /// Its disks by ascending index.
     pub disks: Vec<BackupDisk>,
+}
+
+/// What a verification found out about backups, each of which it read as far as its level goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verification {
+    /// How thorough it was.
+    pub level: VerifyLevel,
+    /// When it ended.
+    pub at: UtcMillis,
+    /// The backups whose guest's view is whole.
+    pub whole: Vec<BackupId>,
+    /// The backups in whose view damage is visible, or whose objects cannot be read.
+    pub damaged: Vec<BackupId>,
+}
+
+/// What a verification changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StatusChanges {
+    /// Damaged from now on, and completed before.
+    pub marked: Vec<BackupId>,
+    /// Completed from now on, and damaged before.
+    pub cleared: Vec<BackupId>,
 }
 
 /// One disk of a backup.

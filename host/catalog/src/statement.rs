@@ -12,7 +12,7 @@ use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
 use tidemark_model::{
     BackupId, BackupStatus, BackupType, ConnectorId, JobId, JobKind, JobState, RepositoryId, TokenId,
-    UtcMillis, VmId,
+    UtcMillis, VerifyLevel, VmId,
 };
 
 use crate::error::{Error, ErrorKind, Result};
@@ -151,7 +151,7 @@ macro_rules! text_of_word {
         }
     )*};
 }
-text_of_word!(BackupStatus, BackupType, JobKind, JobState);
+text_of_word!(BackupStatus, BackupType, JobKind, JobState, VerifyLevel);
 
 /// One row of an answer. Every getter fails with `Corrupt` where the column does not hold what it must.
 pub(crate) enum Row {

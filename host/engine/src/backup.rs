@@ -255,6 +255,7 @@ impl<'a> Attempt<'a> {
             warnings_json: json!(self.warnings).to_string(),
             job_id: Some(self.job.job.id),
             verified_at: None,
+            verified_level: None,
             consolidated_at: None,
             staged_manifest_key: None,
             disks,

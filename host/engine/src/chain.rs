@@ -33,10 +33,11 @@ pub(crate) fn links(ancestry: &[Backup], disk_index: u32) -> Result<Vec<&BackupD
     Ok(links)
 }
 
-/// A backup with all it needs, the full first; refused while any of them is damaged.
+/// A backup with all it needs, the full first; refused while it is marked damaged. One that it needs may be: its
+/// own view does not show that damage then.
 pub(crate) async fn ancestry(shared: &Shared, id: tidemark_model::BackupId) -> Result<Vec<Backup>> {
     let ancestry = shared.catalog.ancestry(id).await?;
-    if let Some(bad) = ancestry.iter().find(|backup| backup.status == BackupStatus::Damaged) {
+    if let Some(bad) = ancestry.last().filter(|backup| backup.status == BackupStatus::Damaged) {
         return Err(Error::damaged(format!("backup {} is marked damaged; choose an older one", bad.id)));
     }
     Ok(ancestry)
@@ -109,6 +110,7 @@ mod tests {
             warnings_json: "[]".to_owned(),
             job_id: None,
             verified_at: None,
+            verified_level: None,
             consolidated_at: None,
             staged_manifest_key: None,
             disks: disks.collect(),

@@ -37,7 +37,6 @@ pub use engine::{Engine, EngineOptions, Limits};
 pub use error::{Error, ErrorKind, Result};
 pub use requests::{
     BackupRequest, BackupView, Event, ImageFormat, NewConnection, RestoreRequest, SubmittedBackup,
-    VerifyLevel,
 };
 pub use secrets::KEY_VARIABLE;
 pub use tidemark_plugins::{Finding, PowerState, Severity, VirtualDisk, VirtualMachine};

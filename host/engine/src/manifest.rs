@@ -10,6 +10,10 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::error::{Error, Result};
 
+/// What ends a manifest from version 2 on: the BLAKE3 digest of all bytes before this.
+const SEAL: (&str, &str) = (",\n  \"blake3\": \"", "\"\n}");
+/// The first version that is sealed.
+const SEALED_SINCE: u32 = 2;
 /// The word in the field `format`.
 const FORMAT: &str = "tidemark-manifest";
 /// The newest version that this host reads and the one it writes.
@@ -108,7 +112,29 @@ pub(crate) fn write(vm: &Vm, backup: &Backup) -> Result<Vec<u8>> {
         },
         disks: backup.disks.iter().map(disk_part).collect(),
     };
-    serde_json::to_vec_pretty(&document).map_err(|e| Error::internal(format!("writing a manifest: {e}")))
+    let mut bytes = serde_json::to_vec_pretty(&document)
+        .map_err(|e| Error::internal(format!("writing a manifest: {e}")))?;
+    seal(&mut bytes);
+    Ok(bytes)
+}
+
+/// Puts the digest of the document in its own last field.
+fn seal(bytes: &mut Vec<u8>) {
+    bytes.truncate(
+        bytes.trim_ascii_end().strip_suffix(b"}").map_or(bytes.len(), |open| open.trim_ascii_end().len()),
+    );
+    let digest = blake3::hash(bytes).to_hex();
+    let (before, after) = SEAL;
+    bytes.extend([before, digest.as_str(), after].concat().bytes());
+}
+
+/// Whether the document's last field is the digest of all before it.
+fn is_sealed(bytes: &[u8]) -> bool {
+    let (before, after) = SEAL;
+    let Some(rest) = bytes.strip_suffix(after.as_bytes()) else { return false };
+    let Some((rest, digest)) = rest.split_last_chunk::<64>() else { return false };
+    rest.strip_suffix(before.as_bytes())
+        .is_some_and(|sealed| blake3::hash(sealed).to_hex().as_bytes() == digest)
 }
 
 /// Reads what [`write`] made.
@@ -121,6 +147,9 @@ pub(crate) fn read(key: &str, bytes: &[u8], repository_id: RepositoryId) -> Resu
     let Document { format, version, vm, backup, disks } = document;
     if format != FORMAT || version == 0 || version > VERSION {
         return Err(damaged(format!("format '{format}' version {version} is not known; update tidemark")));
+    }
+    if version >= SEALED_SINCE && !is_sealed(bytes) {
+        return Err(damaged("its bytes do not have the digest that it ends with".to_owned()));
     }
     if disks.iter().zip(0..).any(|(disk, index)| disk.index != index) {
         return Err(damaged("its disks are not numbered 0, 1, …".to_owned()));
@@ -150,6 +179,7 @@ pub(crate) fn read(key: &str, bytes: &[u8], repository_id: RepositoryId) -> Resu
         warnings_json: backup.warnings.to_string(),
         job_id: None,
         verified_at: None,
+        verified_level: None,
         consolidated_at: match backup.consolidated_at.as_deref() {
             Some(text) => Some(millis(text).map_err(damaged)?),
             None => None,
@@ -292,6 +322,7 @@ mod tests {
             warnings_json: r#"["not quiesced"]"#.to_owned(),
             job_id: None,
             verified_at: None,
+            verified_level: None,
             consolidated_at: Some(UtcMillis(1_767_400_000_000)),
             staged_manifest_key: None,
             disks: vec![BackupDisk {
@@ -357,5 +388,16 @@ mod tests {
         let error = read("k", newer.as_bytes(), backup.repository_id).unwrap_err();
         assert!(error.to_string().contains("update tidemark"), "{error}");
         assert!(read("k", &bytes[..bytes.len() / 2], backup.repository_id).is_err());
+    }
+
+    #[test]
+    fn every_flipped_bit_is_found() {
+        let (vm, backup) = sample();
+        let good = write(&vm, &backup).unwrap();
+        for position in 0..good.len() {
+            let mut bytes = good.clone();
+            bytes[position] ^= 1 << (position % 8);
+            assert!(read("k", &bytes, backup.repository_id).is_err(), "byte {position}");
+        }
     }
 }

@@ -83,18 +83,6 @@ pub enum ImageFormat {
     Qcow2,
 }
 
-/// How thoroughly to verify.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum VerifyLevel {
-    /// Objects are present, of the recorded size, and sound in structure.
-    Quick,
-    /// And every stored byte has the recorded digest.
-    Full,
-    /// And every guest byte can be read through the chain.
-    Deep,
-}
-
 /// Something happened.
 #[derive(Debug, Clone)]
 pub struct Event {
@@ -130,7 +118,7 @@ pub(crate) struct RestorePayload {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct VerifyPayload {
     pub(crate) backup_id: String,
-    pub(crate) level: VerifyLevel,
+    pub(crate) level: String,
 }
 
 /// The payload of a job that deletes a backup.

@@ -7,8 +7,8 @@ use std::io::Read as _;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use tidemark_catalog::{Backup, BackupDisk, Job};
-use tidemark_model::{BackupId, BackupStatus, ByteLen, Extent, GuestOffset, JobKind, UtcMillis};
+use tidemark_catalog::{Backup, BackupDisk, Job, Verification};
+use tidemark_model::{BackupId, BackupStatus, ByteLen, Extent, GuestOffset, JobKind, UtcMillis, VerifyLevel};
 use tidemark_qcow2::Image;
 use tokio_util::sync::CancellationToken;
 
@@ -16,7 +16,7 @@ use crate::chain;
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::queue::JobContext;
-use crate::requests::{VerifyLevel, VerifyPayload};
+use crate::requests::VerifyPayload;
 use crate::store::{self, ObjectStore};
 
 impl Engine {
@@ -32,9 +32,9 @@ impl Engine {
         idempotency_key: Option<String>,
     ) -> Result<Job> {
         self.catalog().backup(id).await?;
-        let payload = VerifyPayload { backup_id: id.to_string(), level };
+        let payload = VerifyPayload { backup_id: id.to_string(), level: level.as_str().to_owned() };
         let job = self.shared.submit(JobKind::Verify, &payload, None, idempotency_key).await?;
-        self.shared.audit(actor, "backup.verify", &id.to_string(), json!({ "level": level })).await;
+        self.shared.audit(actor, "backup.verify", &id.to_string(), json!({ "level": level.as_str() })).await;
         Ok(job)
     }
 }
@@ -51,6 +51,7 @@ struct Finding {
 pub(crate) async fn run(job: &Arc<JobContext>) -> Result<Value> {
     let VerifyPayload { backup_id, level } = job.payload()?;
     let id: BackupId = backup_id.parse().map_err(|e| Error::damaged(format!("{e}")))?;
+    let level: VerifyLevel = level.parse().map_err(|e| Error::damaged(format!("{e}")))?;
     let ancestry = job.shared.catalog.ancestry(id).await?;
     let newest = ancestry.last().ok_or_else(|| Error::internal("an empty ancestry"))?;
     let repository = job.shared.catalog.repository(newest.repository_id).await?;
@@ -92,12 +93,12 @@ async fn conclude(
 ) -> Result<Value> {
     if findings.is_empty() {
         let now = UtcMillis::now();
-        if level >= VerifyLevel::Full {
-            for backup in ancestry {
-                job.shared.catalog.set_verified(backup.id, now).await?;
-            }
-        }
-        return Ok(json!({ "level": level, "objects": objects, "stored_bytes": bytes, "findings": [] }));
+        let whole = ancestry.iter().map(|backup| backup.id).collect();
+        let verification = Verification { level, at: now, whole, damaged: Vec::new() };
+        job.shared.catalog.record_verification(&verification).await?;
+        return Ok(
+            json!({ "level": level.as_str(), "objects": objects, "stored_bytes": bytes, "findings": [] }),
+        );
     }
     let mut affected = BTreeSet::new();
     for id in findings.iter().map(|finding| finding.backup_id).collect::<BTreeSet<_>>() {

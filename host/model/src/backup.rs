@@ -42,6 +42,17 @@ pub enum BackupStatus {
     Damaged,
 }
 
+/// How thoroughly backups are verified, the shallowest first. Each level does all that the one before it does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum VerifyLevel {
+    /// Objects are present, of the recorded size, and sound in structure.
+    Quick,
+    /// And every stored byte has the recorded digest.
+    Full,
+    /// And every cluster of the guest can be read and has the recorded digest.
+    Deep,
+}
+
 /// Why a backup is a full. Recorded with the backup; a full without a reason cannot be constructed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FullReason {
@@ -78,8 +89,11 @@ pub enum FullReason {
         /// The disk's key.
         disk: String,
     },
-    /// The parent is marked damaged.
-    ParentDamaged,
+    /// A backup that the next incremental would need is marked damaged.
+    ParentDamaged {
+        /// Which one.
+        detail: String,
+    },
     /// The parent's object is missing from the repository.
     ParentMissing {
         /// Which object.
@@ -111,7 +125,7 @@ impl FullReason {
             Self::CapacityChanged { .. } => "capacity-changed",
             Self::DisksChanged { .. } => "disks-changed",
             Self::ChangeTrackingOff { .. } => "change-tracking-off",
-            Self::ParentDamaged => "parent-damaged",
+            Self::ParentDamaged { .. } => "parent-damaged",
             Self::ParentMissing { .. } => "parent-missing",
             Self::AuditMismatch { .. } => "audit-mismatch",
             Self::ChainDepth { .. } => "chain-depth",
@@ -131,7 +145,9 @@ impl fmt::Display for FullReason {
             Self::CapacityChanged { disk } => write!(f, "the capacity of disk {disk} changed"),
             Self::DisksChanged { detail } => write!(f, "the set of disks changed: {detail}"),
             Self::ChangeTrackingOff { disk } => write!(f, "change tracking was off for disk {disk}"),
-            Self::ParentDamaged => f.write_str("the parent backup is damaged"),
+            Self::ParentDamaged { detail } => {
+                write!(f, "an incremental would need what is damaged: {detail}")
+            }
             Self::ParentMissing { detail } => write!(f, "the parent backup's object is missing: {detail}"),
             Self::AuditMismatch { disk, detail } => {
                 write!(f, "change tracking of disk {disk} cannot be trusted: {detail}")
@@ -145,6 +161,11 @@ impl fmt::Display for FullReason {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("'{0}' is no backup type (full, incremental or auto)")]
 pub struct ParseBackupTypeError(pub String);
+
+/// A text that is no level of verification.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is no level of verification (quick, full or deep)")]
+pub struct ParseLevelError(pub String);
 
 /// A text that is no backup status.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -195,6 +216,31 @@ impl FromStr for RequestedType {
             "incremental" => Ok(Self::Incremental),
             "auto" => Ok(Self::Auto),
             other => Err(ParseBackupTypeError(other.to_owned())),
+        }
+    }
+}
+
+impl VerifyLevel {
+    /// The word the catalog and the API use.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Quick => "quick",
+            Self::Full => "full",
+            Self::Deep => "deep",
+        }
+    }
+}
+
+impl FromStr for VerifyLevel {
+    type Err = ParseLevelError;
+
+    fn from_str(text: &str) -> Result<Self, ParseLevelError> {
+        match text {
+            "quick" => Ok(Self::Quick),
+            "full" => Ok(Self::Full),
+            "deep" => Ok(Self::Deep),
+            other => Err(ParseLevelError(other.to_owned())),
         }
     }
 }

@@ -11,7 +11,8 @@ mod time;
 mod vm;
 
 pub use backup::{
-    BackupStatus, BackupType, ChangeId, FullReason, ParseBackupTypeError, ParseStatusError, RequestedType,
+    BackupStatus, BackupType, ChangeId, FullReason, ParseBackupTypeError, ParseLevelError, ParseStatusError,
+    RequestedType, VerifyLevel,
 };
 pub use extent::{ByteLen, Extent, ExtentError, ExtentList, GuestOffset, HostOffset};
 pub use id::{BackupId, ConnectorId, DiskId, IdParseError, JobId, MountId, RepositoryId, TokenId, VmId};

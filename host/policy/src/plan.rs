@@ -19,8 +19,8 @@ pub struct DiskState {
 pub struct ParentState {
     /// Its identity.
     pub id: BackupId,
-    /// Whether a verification found it damaged.
-    pub damaged: bool,
+    /// A backup of its chain, itself or one below, that a verification found damaged.
+    pub damaged: Option<String>,
     /// An object of its chain that is not in the repository any more.
     pub missing_object: Option<String>,
     /// Its disks.
@@ -48,8 +48,8 @@ pub fn propose(requested: RequestedType, parent: Option<&ParentState>) -> Plan {
     if requested == RequestedType::Full {
         return Plan::Full(FullReason::Requested);
     }
-    if parent.damaged {
-        return Plan::Full(FullReason::ParentDamaged);
+    if let Some(link) = &parent.damaged {
+        return Plan::Full(FullReason::ParentDamaged { detail: link.clone() });
     }
     if let Some(object) = &parent.missing_object {
         return Plan::Full(FullReason::ParentMissing { detail: object.clone() });
@@ -106,7 +106,7 @@ mod tests {
     }
 
     fn parent(disks: Vec<DiskState>) -> ParentState {
-        ParentState { id: BackupId::random(), damaged: false, missing_object: None, disks }
+        ParentState { id: BackupId::random(), damaged: None, missing_object: None, disks }
     }
 
     #[test]
@@ -118,8 +118,10 @@ mod tests {
         assert_eq!(propose(auto, Some(&old)), Plan::Incremental(old.id));
         old.missing_object = Some("a/b.qcow2".to_owned());
         assert!(matches!(propose(auto, Some(&old)), Plan::Full(FullReason::ParentMissing { .. })));
-        old.damaged = true;
-        assert_eq!(propose(auto, Some(&old)), Plan::Full(FullReason::ParentDamaged));
+        old.damaged = Some("backup 1a2b3c4d".to_owned());
+        let Plan::Full(reason) = propose(auto, Some(&old)) else { panic!("an incremental on damage") };
+        assert_eq!(reason.code(), "parent-damaged");
+        assert!(reason.to_string().contains("1a2b3c4d"), "{reason}");
     }
 
     #[test]

@@ -148,6 +148,8 @@ pub struct BackupSummary {
     pub skipped_bytes: u64,
     /// When it was last verified with a good result.
     pub verified_at: Option<String>,
+    /// How thoroughly: `full` or `deep`.
+    pub verified_level: Option<String>,
     /// When a merge last rewrote its objects.
     pub consolidated_at: Option<String>,
 }
@@ -272,6 +274,7 @@ impl From<&Backup> for BackupSummary {
             warnings_json: _,
             job_id: _,
             verified_at,
+            verified_level,
             consolidated_at,
             staged_manifest_key: _,
             disks,
@@ -296,6 +299,7 @@ impl From<&Backup> for BackupSummary {
             stored_bytes: disks.iter().map(|disk| disk.stored.0).sum(),
             skipped_bytes: disks.iter().map(|disk| disk.skipped.0).sum(),
             verified_at: verified_at.map(rfc3339),
+            verified_level: verified_level.map(|level| level.as_str().to_owned()),
             consolidated_at: consolidated_at.map(rfc3339),
         }
     }
@@ -351,6 +355,7 @@ impl BackupDetail {
             stored_bytes: 0,
             skipped_bytes: 0,
             verified_at: None,
+            verified_level: None,
             consolidated_at: None,
         };
         Self {

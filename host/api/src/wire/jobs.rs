@@ -6,7 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tidemark_catalog::Job;
-use tidemark_engine::{ImageFormat, VerifyLevel};
+use tidemark_engine::ImageFormat;
+use tidemark_model::VerifyLevel;
 
 use super::{json_value, rfc3339};
 

@@ -14,6 +14,7 @@ mod plugins;
 mod postgres;
 mod schema;
 mod trails;
+mod verifications;
 
 /// Declares a test a behaviour and engine; a behaviour is `async fn name(fixture: Fixture)`.
 macro_rules! on_both_engines {

@@ -2,7 +2,9 @@
 //! and turned into a full where the hypervisor cannot say what changed. Never silently.
 
 use tidemark_catalog::Backup;
-use tidemark_model::{BackupId, BackupType, ByteLen, ChangeId, DiskKey, ExtentList, FullReason};
+use tidemark_model::{
+    BackupId, BackupStatus, BackupType, ByteLen, ChangeId, DiskKey, ExtentList, FullReason,
+};
 use tidemark_plugins::{ErrorKind as PluginError, Since, Snapshot};
 use tidemark_policy::{DiskState, ParentState, Plan};
 
@@ -131,8 +133,12 @@ fn describe(
 }
 
 async fn parent_state(attempt: &mut Attempt<'_>, backup: &Backup) -> Result<ParentState> {
+    let ancestry = attempt.job.shared.catalog.ancestry(backup.id).await?;
+    // Any link: where the parent's own view hides a damage further down, nothing new is built on it all the same.
+    let damaged = ancestry.iter().rfind(|link| link.status != BackupStatus::Completed);
+    let damaged = damaged.map(|link| format!("backup {}", link.id));
     let mut missing_object = None;
-    'chain: for link in attempt.job.shared.catalog.ancestry(backup.id).await? {
+    'chain: for link in &ancestry {
         for disk in &link.disks {
             let found = attempt.store.size(&disk.object_key).await?;
             if found != Some(disk.stored) {
@@ -148,7 +154,7 @@ async fn parent_state(attempt: &mut Attempt<'_>, backup: &Backup) -> Result<Pare
     }
     Ok(ParentState {
         id: backup.id,
-        damaged: backup.status != tidemark_model::BackupStatus::Completed,
+        damaged,
         missing_object,
         disks: backup
             .disks
