@@ -161,7 +161,7 @@ impl Image {
         Ok((first, length.min(limit)))
     }
 
-    fn stored(&self, table: &[u64], index: usize, within: u64) -> Result<Stored> {
+    pub(crate) fn stored(&self, table: &[u64], index: usize, within: u64) -> Result<Stored> {
         let entry = table.get(index).copied().unwrap_or(0);
         match parse_l2(entry, self.header.cluster_bits, self.header.version) {
             L2Entry::Unallocated => Ok(Stored::Nothing),

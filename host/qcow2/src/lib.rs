@@ -13,6 +13,7 @@ mod append;
 mod cache;
 mod chain;
 mod check;
+mod contents;
 mod decode;
 mod encode;
 mod error;
@@ -30,6 +31,7 @@ mod writer;
 
 pub use chain::{Chain, Mapping, MappingKind};
 pub use check::{CheckReport, check};
+pub use contents::{ClusterDecoder, StoredCluster, StoredClusters, StoredKind};
 pub use encode::{ClusterEncoder, Compression, EncodedCluster, is_zero};
 pub use error::{Error, ErrorKind, Result};
 pub use format::CLUSTER_SIZE;
