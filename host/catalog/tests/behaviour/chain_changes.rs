@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use tidemark_catalog::{Backup, ChainChange, ErrorKind, Lease, RangeDigests};
-use tidemark_model::{BackupId, BackupStatus, BackupType, ByteLen};
+use tidemark_catalog::{Backup, ChainChange, ErrorKind, Lease, RangeDigests, Verification};
+use tidemark_model::{BackupId, BackupStatus, BackupType, ByteLen, VerifyLevel};
 
 use crate::engines::{Fixture, START, backup, refused};
 use crate::on_both_engines;
@@ -83,7 +83,9 @@ fn middle_out(chain: &[Backup]) -> ChainChange {
 async fn a_merge_changes_the_chain_and_dooms_what_it_leaves(fixture: Fixture) {
     let (catalog, lease) = (&fixture.catalog, fixture.lease().await);
     let chain = chain(&fixture, 4).await;
-    catalog.set_verified(chain[2].id, START).await.unwrap();
+    let verified =
+        Verification { level: VerifyLevel::Deep, at: START, whole: vec![chain[2].id], damaged: vec![] };
+    catalog.record_verification(&verified).await.unwrap();
     catalog.set_pinned(chain[2].id, true).await.unwrap();
     let change = middle_out(&chain);
     catalog.commit_chain_change(&lease, &change, START).await.unwrap();
