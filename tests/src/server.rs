@@ -104,6 +104,17 @@ impl Server {
         self.process.is_running()
     }
 
+    /// An orderly stop; done too where it has ended already.
+    ///
+    /// # Errors
+    /// Where it does not end.
+    pub fn stop(&mut self) -> Result<()> {
+        if self.is_running() {
+            self.process.stop()?;
+        }
+        Ok(())
+    }
+
     /// SIGKILL, then a new start on the same data folder.
     ///
     /// # Errors

@@ -28,8 +28,8 @@ use crate::ranges::RangeDigest;
 use crate::source::Source;
 use crate::store::{PendingObject, aligned_memory};
 
-/// The longest read: larger ones make `qemu-nbd` fault on every buffer.
-const REQUEST: u64 = 1 << 20;
+/// The longest read: `qemu-nbd` faults on every buffer of 2 MiB and more, and smaller ones cost less memory in flight.
+const REQUEST: u64 = 512 << 10;
 /// Output is appended in pieces of about this size.
 const APPEND: usize = 1 << 20;
 /// Encoded requests that may wait for the writer.

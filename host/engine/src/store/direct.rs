@@ -40,13 +40,32 @@ pub(crate) fn aligned_memory(capacity: usize) -> BytesMut {
     memory
 }
 
+/// Aligned memory that was written and may be filled again.
+type Idle = Arc<Mutex<Vec<BytesMut>>>;
+
 /// Consecutive bytes of the file, gathered until they are worth a write. All but the last piece are aligned.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    pieces: Vec<Bytes>,
+    pieces: Vec<Piece>,
     length: usize,
-    /// What is copied because it is not aligned; the last piece to be.
-    copied: Option<BytesMut>,
+    idle: Idle,
+}
+
+#[derive(Debug)]
+enum Piece {
+    /// As it came.
+    Given(Bytes),
+    /// Copied, because it was not aligned.
+    Copied(BytesMut),
+}
+
+impl Piece {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Given(bytes) => bytes,
+            Self::Copied(bytes) => bytes,
+        }
+    }
 }
 
 impl Batch {
@@ -55,19 +74,29 @@ impl Batch {
         let whole = bytes.len() / ALIGNMENT * ALIGNMENT;
         let aligned = bytes.as_ptr().align_offset(ALIGNMENT) == 0 && whole > 0;
         if aligned && self.length.is_multiple_of(ALIGNMENT) {
-            self.close_copied();
             self.length += whole;
-            self.pieces.push(bytes.split_to(whole));
+            self.pieces.push(Piece::Given(bytes.split_to(whole)));
             return;
         }
-        let copied = self.copied.get_or_insert_with(|| aligned_memory(BATCH));
-        // To the end of a block where an aligned piece may follow, else as much as there is room for.
-        let part = bytes.split_to(bytes.len().min(BATCH - copied.len()));
-        copied.extend_from_slice(&part);
-        self.length += part.len();
-        if copied.len() == BATCH {
-            self.close_copied();
+        let room = match self.pieces.last() {
+            Some(Piece::Copied(copied)) => BATCH - copied.len(),
+            _ => 0,
+        };
+        if room == 0 {
+            let used = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            self.pieces.push(Piece::Copied(used.unwrap_or_else(|| aligned_memory(BATCH))));
         }
+        if let Some(Piece::Copied(copied)) = self.pieces.last_mut() {
+            let part = bytes.split_to(bytes.len().min(BATCH - copied.len()));
+            copied.extend_from_slice(&part);
+            self.length += part.len();
+        }
+    }
+
+    /// An empty one for what follows; memory goes round between them.
+    pub(super) fn next(&mut self) -> Self {
+        let next = Self { idle: Arc::clone(&self.idle), ..Self::default() };
+        std::mem::replace(self, next)
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -79,14 +108,18 @@ impl Batch {
     }
 
     /// The bytes in order.
-    pub(super) fn into_pieces(mut self) -> Vec<Bytes> {
-        self.close_copied();
-        self.pieces
+    pub(super) fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        self.pieces.iter().map(Piece::bytes)
     }
 
-    fn close_copied(&mut self) {
-        if let Some(copied) = self.copied.take() {
-            self.pieces.push(copied.freeze());
+    /// Gives the copies' memory back.
+    fn written(self) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        for piece in self.pieces {
+            if let Piece::Copied(mut memory) = piece {
+                memory.clear();
+                idle.push(memory);
+            }
         }
     }
 }
@@ -94,7 +127,7 @@ impl Batch {
 /// A batch and where it goes.
 struct Write {
     offset: u64,
-    pieces: Vec<Bytes>,
+    batch: Batch,
 }
 
 /// The threads and their queue. Dropping it waits for what is being written.
@@ -129,7 +162,7 @@ impl DirectWriter {
     /// Has a batch written at `offset`; waits while too many are under way.
     pub(super) fn write(&mut self, offset: u64, batch: Batch) -> io::Result<()> {
         self.allocate(offset + batch.len() as u64);
-        let write = Write { offset, pieces: batch.into_pieces() };
+        let write = Write { offset, batch };
         match &self.queue {
             Some(queue) if queue.send(write).is_ok() => Ok(()),
             _ => Err(self.finish().err().unwrap_or_else(|| io::Error::other("the writing threads ended"))),
@@ -187,24 +220,26 @@ fn write_all(target: &Target, waiting: &Mutex<Receiver<Write>>) -> io::Result<()
             target.failed.store(true, Ordering::Relaxed);
             return Err(error);
         }
+        write.batch.written();
     }
     Ok(())
 }
 
 fn write_one(target: &Target, write: &Write) -> io::Result<()> {
     if !target.refused.load(Ordering::Relaxed) {
-        match write_vectored(&target.direct, write.offset, &write.pieces) {
+        match write_vectored(&target.direct, write) {
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
                 target.refused.store(true, Ordering::Relaxed);
             }
             written => return written,
         }
     }
-    write_vectored(&target.cached, write.offset, &write.pieces)
+    write_vectored(&target.cached, write)
 }
 
-fn write_vectored(file: &File, mut offset: u64, pieces: &[Bytes]) -> io::Result<()> {
-    let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+fn write_vectored(file: &File, write: &Write) -> io::Result<()> {
+    let mut offset = write.offset;
+    let mut slices: Vec<IoSlice<'_>> = write.batch.slices().map(IoSlice::new).collect();
     let mut rest = slices.as_mut_slice();
     while !rest.is_empty() {
         match rustix::io::pwritev(file, rest, offset).map_err(io::Error::from) {
@@ -231,17 +266,17 @@ mod tests {
     }
 
     fn gather(parts: &[Bytes]) -> Vec<Batch> {
-        let mut batches = vec![Batch::default()];
+        let (mut batches, mut batch) = (Vec::new(), Batch::default());
         for part in parts {
             let mut rest = part.clone();
             while !rest.is_empty() {
-                let batch = batches.last_mut().unwrap();
                 batch.take(&mut rest);
                 if batch.is_full() {
-                    batches.push(Batch::default());
+                    batches.push(batch.next());
                 }
             }
         }
+        batches.push(batch);
         batches
     }
 
@@ -249,7 +284,7 @@ mod tests {
     fn aligned_pieces_are_not_copied_and_others_are() {
         let parts = [aligned(1, 65536), Bytes::from(vec![2; 65536]), aligned(3, 65536), aligned(4, 100)];
         let batches = gather(&parts);
-        let pieces: Vec<Bytes> = batches.into_iter().flat_map(Batch::into_pieces).collect();
+        let pieces: Vec<&[u8]> = batches.iter().flat_map(Batch::slices).collect();
         assert_eq!(pieces.concat(), parts.concat());
         assert_eq!(pieces[0].as_ptr(), parts[0].as_ptr());
         assert_eq!(pieces[2].as_ptr(), parts[2].as_ptr());

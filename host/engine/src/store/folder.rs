@@ -80,7 +80,7 @@ impl AppendFile {
         while !bytes.is_empty() {
             self.batch.take(&mut bytes);
             if self.batch.is_full() {
-                let (batch, offset) = (std::mem::take(&mut self.batch), self.handed);
+                let (batch, offset) = (self.batch.next(), self.handed);
                 self.handed += batch.len() as u64;
                 self.writer()?.write(offset, batch)?;
             }
@@ -114,10 +114,11 @@ impl AppendFile {
             // Space was allocated ahead.
             self.file.set_len(self.handed)?;
         }
-        for piece in std::mem::take(&mut self.batch).into_pieces() {
-            self.file.write_all_at(&piece, self.handed)?;
+        for piece in self.batch.slices() {
+            self.file.write_all_at(piece, self.handed)?;
             self.handed += piece.len() as u64;
         }
+        self.batch = Batch::default();
         Ok(())
     }
 
