@@ -12,6 +12,7 @@ mod credentials;
 mod damage;
 mod disk_full;
 mod disks;
+mod export;
 mod faults;
 mod grants;
 mod hostile;

@@ -50,7 +50,15 @@ pub fn backing_name(image: &Path) -> Result<Option<String>> {
 /// # Errors
 /// The first difference.
 pub fn same_content(raw: &Path, image: &Path) -> Result<()> {
-    let args = ["compare", "-f", "raw", "-F", "qcow2"].map(Path::new);
+    same_content_in(raw, image, "qcow2")
+}
+
+/// The same for an image of any format that qemu reads.
+///
+/// # Errors
+/// The first difference.
+pub fn same_content_in(raw: &Path, image: &Path, format: &str) -> Result<()> {
+    let args = ["compare", "-f", "raw", "-F", format].map(Path::new);
     tool("qemu-img", args.into_iter().chain([raw, image]))?;
     Ok(())
 }

@@ -15,6 +15,7 @@ mod metrics;
 mod openapi;
 mod paging;
 mod problem;
+mod range;
 mod routes;
 mod routing;
 mod server;

@@ -54,6 +54,12 @@ fn describe(path: &str, operation: &Operation, generator: &mut SchemaGenerator) 
             "description": "Repeating a request with the same key answers with the first request's job.",
         }));
     }
+    if matches!(answer, AnswerKind::Bytes(_)) {
+        parameters.push(json!({
+            "name": "Range", "in": "header", "required": false, "schema": { "type": "string" },
+            "description": "One range of bytes, where the answer says Accept-Ranges: bytes.",
+        }));
+    }
     let mut entry = json!({
         "operationId": id,
         "summary": summary,
@@ -91,12 +97,20 @@ fn responses(status: u16, answer: AnswerKind, generator: &mut SchemaGenerator) -
         AnswerKind::Text(media) => {
             good["content"] = json!({ media: { "schema": { "type": "string" } } });
         }
+        AnswerKind::Bytes(media) => {
+            good["content"] = json!({ media: { "schema": { "type": "string", "format": "binary" } } });
+        }
     }
     let problem = json!({
         "description": "What went wrong.",
         "content": { PROBLEM_JSON: { "schema": { "$ref": "#/components/schemas/Problem" } } },
     });
-    json!({ status.to_string(): good, "default": problem })
+    let mut all = json!({ status.to_string(): good, "default": problem });
+    if matches!(answer, AnswerKind::Bytes(_)) {
+        all["206"] = all[status.to_string()].clone();
+        all["206"]["description"] = json!("The part that Range asks for.");
+    }
+    all
 }
 
 /// Each property of the query struct is a parameter of its own.

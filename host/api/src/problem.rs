@@ -21,6 +21,8 @@ pub(crate) struct Problem {
     title: &'static str,
     detail: String,
     field: Option<String>,
+    /// How many bytes there are, where a range of others was asked for.
+    whole: Option<u64>,
 }
 
 /// What every handler returns.
@@ -28,7 +30,7 @@ pub(crate) type Answer<T> = Result<T, Problem>;
 
 impl Problem {
     fn new(status: StatusCode, kind: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, kind, title, detail: detail.into(), field: None }
+        Self { status, kind, title, detail: detail.into(), field: None, whole: None }
     }
 
     /// The request cannot be understood; `field` names the value at fault, where there is one.
@@ -65,6 +67,15 @@ impl Problem {
 
     pub(crate) fn too_large(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", "The body is too large", detail)
+    }
+
+    /// A range outside the `whole` bytes that there are.
+    pub(crate) fn no_such_range(whole: u64) -> Self {
+        let detail = format!("the range lies outside the {whole} bytes that there are");
+        let mut problem =
+            Self::new(StatusCode::RANGE_NOT_SATISFIABLE, "range", "The range cannot be had", detail);
+        problem.whole = Some(whole);
+        problem
     }
 
     pub(crate) fn unsupported_media(detail: impl Into<String>) -> Self {
@@ -137,7 +148,7 @@ impl From<tidemark_catalog::Error> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let Self { status, kind, title, detail, field } = self;
+        let Self { status, kind, title, detail, field, whole } = self;
         let mut document = json!({
             "type": format!("urn:tidemark:problem:{kind}"),
             "title": title,
@@ -151,6 +162,9 @@ impl IntoResponse for Problem {
         let mut response = (status, document.to_string()).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        if let Some(range) = whole.and_then(|whole| format!("bytes */{whole}").parse().ok()) {
+            headers.insert(header::CONTENT_RANGE, range);
+        }
         if status == StatusCode::UNAUTHORIZED {
             let challenge = HeaderValue::from_static("Bearer realm=\"tidemark\"");
             headers.insert(header::WWW_AUTHENTICATE, challenge);

@@ -39,6 +39,8 @@ pub(crate) enum AnswerKind {
     Json(MakeSchema),
     /// Text of this media type.
     Text(&'static str),
+    /// Bytes of this media type, of which a part may be asked for.
+    Bytes(&'static str),
 }
 
 /// The documentation of one route.
@@ -117,6 +119,13 @@ impl Operation {
     pub(crate) fn answers_text(mut self, media: &'static str) -> Self {
         self.status = 200;
         self.answer = AnswerKind::Text(media);
+        self
+    }
+
+    /// Answers 200, or 206 for a part, with bytes of this media type.
+    pub(crate) fn answers_bytes(mut self, media: &'static str) -> Self {
+        self.status = 200;
+        self.answer = AnswerKind::Bytes(media);
         self
     }
 

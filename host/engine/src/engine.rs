@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::export::MAX_EXPORTS;
 use crate::mover::MoveTuning;
 use crate::plugins::PluginHost;
 use crate::requests::Event;
@@ -102,6 +103,7 @@ pub(crate) struct Shared {
     pub(crate) installation: String,
     pub(crate) limits: Limits,
     pub(crate) disk_slots: Semaphore,
+    pub(crate) export_slots: Arc<Semaphore>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) wake: Notify,
     abort_at_step: Option<String>,
@@ -135,6 +137,7 @@ impl Engine {
             },
             catalog,
             disk_slots: Semaphore::new(limits.disks.max(1)),
+            export_slots: Arc::new(Semaphore::new(MAX_EXPORTS)),
             limits,
             abort_at_step,
             shutdown: CancellationToken::new(),

@@ -51,7 +51,7 @@ pub(crate) fn folder_of(manifest_key: &str) -> &str {
 }
 
 /// `yyyymmddThhmmssZ`.
-fn stamp(at: UtcMillis) -> String {
+pub(crate) fn stamp(at: UtcMillis) -> String {
     let moment =
         OffsetDateTime::from_unix_timestamp(at.0.div_euclid(1000)).unwrap_or(OffsetDateTime::UNIX_EPOCH);
     let format = format_description!("[year][month][day]T[hour][minute][second]Z");

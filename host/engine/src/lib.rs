@@ -12,6 +12,7 @@ mod delete;
 mod digest;
 mod engine;
 mod error;
+mod export;
 mod image_file;
 mod import;
 mod inventory;
@@ -35,6 +36,7 @@ mod vms;
 pub use copy::{CopyOptions, CopyReport, copy_disk};
 pub use engine::{Engine, EngineOptions, Limits};
 pub use error::{Error, ErrorKind, Result};
+pub use export::{Export, ExportStream};
 pub use requests::{
     BackupRequest, BackupView, Event, ImageFormat, NewConnection, RestoreRequest, SubmittedBackup,
 };

@@ -79,8 +79,10 @@ pub enum BackupView {
 pub enum ImageFormat {
     /// The bytes of the disk, sparse.
     Raw,
-    /// One standalone compressed QCOW2 image.
+    /// One standalone QCOW2 image.
     Qcow2,
+    /// A stream-optimised VMDK.
+    Vmdk,
 }
 
 /// Something happened.

@@ -1,4 +1,4 @@
-//! Restores one disk of a backup to a file on this host: raw (sparse) or one standalone QCOW2 image. The file
+//! Restores one disk of a backup to a file on this host: raw (sparse), one standalone QCOW2 image, or a VMDK. The file
 //! appears under its name only when all of it is durable.
 
 use std::fs::File;
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::chain;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::export;
 use crate::mover::{self, MovePlan, MoveProgress, MoveTarget};
 use crate::queue::JobContext;
 use crate::requests::{ImageFormat, RestorePayload, RestoreRequest};
@@ -77,6 +78,7 @@ pub(crate) async fn run(job: &Arc<JobContext>) -> Result<Value> {
     let written = match payload.format {
         ImageFormat::Raw => write_raw(job, &disk, &partial).await,
         ImageFormat::Qcow2 => write_qcow2(job, &disk, &partial).await,
+        ImageFormat::Vmdk => export::write_vmdk(job, &disk, id, payload.disk_index, &target, &partial).await,
     };
     let published = match written {
         Ok(bytes) => store::publish_local(partial.clone(), target.path.clone()).await.map(|()| bytes),

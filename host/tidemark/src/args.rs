@@ -288,6 +288,8 @@ pub(crate) enum FormatArg {
     Raw,
     /// One QCOW2 image that stands alone
     Qcow2,
+    /// A stream-optimised VMDK
+    Vmdk,
 }
 
 /// What a token allows.
@@ -363,15 +365,15 @@ pub(crate) enum BackupVerb {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum RestoreVerb {
-    /// Restore one disk to a new file on the server's machine
+    /// Restore one disk to a new file on the server's machine, or send it to standard output
     Disk {
         /// The backup
         id: String,
         /// Which disk, from 0
         #[arg(long, value_name = "N")]
         disk: u32,
-        /// The file; it must not exist
-        #[arg(long, value_name = "FILE")]
+        /// The file, which must not exist; `-` sends the disk to standard output here
+        #[arg(long, value_name = "FILE|-")]
         to: PathBuf,
         /// Its format
         #[arg(long, value_enum, default_value_t = FormatArg::Raw)]
@@ -474,6 +476,7 @@ mod tests {
             "tidemark backup list --vm web01",
             "tidemark backup verify 1 --level deep",
             "tidemark restore disk 1 --disk 0 --to /x --format qcow2",
+            "tidemark restore disk 1 --disk 0 --to - --format vmdk",
             "tidemark job watch 1 --json",
             "tidemark token create ci --role viewer",
         ] {

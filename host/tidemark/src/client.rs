@@ -1,15 +1,17 @@
 //! The REST client of the command line: JSON in, JSON out, problem documents as errors.
 
 use std::fmt;
+use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
-use ureq::http::{Method, Request};
+use ureq::http::request::Builder;
+use ureq::http::{Method, Request, Response};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
-use ureq::{Agent, SendBody};
+use ureq::{Agent, Body, SendBody};
 
 use crate::args::Global;
 use crate::servers;
@@ -47,6 +49,14 @@ impl fmt::Display for Refused {
 }
 
 impl std::error::Error for Refused {}
+
+/// Bytes on their way.
+pub(crate) struct Download {
+    /// How many there are, where the server knows.
+    pub(crate) length: Option<u64>,
+    /// Fails where the connection ends before the body does.
+    pub(crate) body: Box<dyn Read>,
+}
 
 /// Talks to one server.
 pub(crate) struct Client {
@@ -135,12 +145,24 @@ impl Client {
         Ok(whole)
     }
 
+    /// `GET` of bytes, for as long as they keep coming.
+    pub(crate) fn download(&self, path: &str) -> Result<Download> {
+        let request = self.request(Method::GET, path).body(())?;
+        let request = self.agent.configure_request(request);
+        let request = request.timeout_global(None).timeout_recv_response(Some(CALL_LIMIT)).build();
+        let mut answer = self.agent.run(request).with_context(|| self.silence())?;
+        if !answer.status().is_success() {
+            let document = self.document(&mut answer)?;
+            return Err(self.refusal(answer.status().as_u16(), document));
+        }
+        let length =
+            answer.headers().get("content-length").and_then(|value| value.to_str().ok()?.parse().ok());
+        Ok(Download { length, body: Box::new(answer.into_body().into_reader()) })
+    }
+
     fn call(&self, method: Method, path: &str, body: Option<(&'static str, Vec<u8>)>) -> Result<Value> {
-        let mut request = Request::builder()
-            .method(method)
-            .uri(format!("{}{path}", self.url))
-            .header("authorization", format!("Bearer {}", self.token))
-            .header("accept", "application/json, application/problem+json");
+        let mut request =
+            self.request(method, path).header("accept", "application/json, application/problem+json");
         let answered = match body {
             Some((media, bytes)) => {
                 request = request.header("content-type", media);
@@ -148,22 +170,42 @@ impl Client {
             }
             None => self.agent.run(request.body(SendBody::none())?),
         };
-        let mut answer = answered.with_context(|| format!("the server at {} does not answer", self.url))?;
-        let status = answer.status();
+        let mut answer = answered.with_context(|| self.silence())?;
+        let document = self.document(&mut answer)?;
+        if answer.status().is_success() {
+            return Ok(document);
+        }
+        Err(self.refusal(answer.status().as_u16(), document))
+    }
+
+    fn request(&self, method: Method, path: &str) -> Builder {
+        Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.url))
+            .header("authorization", format!("Bearer {}", self.token))
+    }
+
+    fn silence(&self) -> String {
+        format!("the server at {} does not answer", self.url)
+    }
+
+    /// The whole answer as JSON; null where it is empty.
+    fn document(&self, answer: &mut Response<Body>) -> Result<Value> {
+        let status = answer.status().as_u16();
         let text = answer
             .body_mut()
             .with_config()
             .limit(MAX_ANSWER)
             .read_to_string()
             .with_context(|| format!("the answer of {} broke off", self.url))?;
-        let document = if text.is_empty() { Value::Null } else { parse(&text, &self.url, status.as_u16())? };
-        if status.is_success() {
-            return Ok(document);
-        }
+        if text.is_empty() { Ok(Value::Null) } else { parse(&text, &self.url, status) }
+    }
+
+    fn refusal(&self, status: u16, document: Value) -> anyhow::Error {
         if document.get("kind").is_none() {
-            bail!("the server at {} answered {status}", self.url);
+            return anyhow!("the server at {} answered {status}", self.url);
         }
-        Err(Refused { problem: document }.into())
+        Refused { problem: document }.into()
     }
 }
 

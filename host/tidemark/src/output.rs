@@ -80,6 +80,16 @@ impl Output {
         }
     }
 
+    /// A failure where standard output belongs to something else than documents.
+    pub(crate) fn complaint(&self, error: &anyhow::Error) {
+        eprintln!("tidemark: {error:#}");
+    }
+
+    /// A message beside a result that is not for reading.
+    pub(crate) fn note(&self, message: &str) {
+        eprintln!("{message}");
+    }
+
     /// A warning beside a result.
     pub(crate) fn warning(&self, message: &str) {
         eprintln!("warning: {message}");

@@ -6,6 +6,7 @@ mod backups;
 mod connectors;
 mod discovery;
 mod events;
+mod export;
 mod jobs;
 mod plugins;
 mod repositories;
@@ -31,6 +32,7 @@ pub(crate) fn all() -> Routes {
         events::add,
         backups::add,
         backup_actions::add,
+        export::add,
         connectors::add,
         repositories::add,
         vms::add,

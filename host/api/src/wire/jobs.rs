@@ -136,6 +136,8 @@ pub enum RestoreFormat {
     Raw,
     /// One QCOW2 image that stands alone.
     Qcow2,
+    /// A stream-optimised VMDK.
+    Vmdk,
 }
 
 impl From<RestoreFormat> for ImageFormat {
@@ -143,6 +145,7 @@ impl From<RestoreFormat> for ImageFormat {
         match wire {
             RestoreFormat::Raw => Self::Raw,
             RestoreFormat::Qcow2 => Self::Qcow2,
+            RestoreFormat::Vmdk => Self::Vmdk,
         }
     }
 }
