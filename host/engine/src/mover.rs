@@ -29,7 +29,7 @@ use crate::source::Source;
 use crate::store::{PendingObject, aligned_memory};
 
 /// The longest read: `qemu-nbd` faults on every buffer of 2 MiB and more, and smaller ones cost less memory in flight.
-const REQUEST: u64 = 512 << 10;
+const REQUEST: usize = 512 << 10;
 /// Output is appended in pieces of about this size.
 const APPEND: usize = 1 << 20;
 /// Encoded requests that may wait for the writer.
@@ -210,7 +210,7 @@ fn work_list(plan: &MovePlan) -> Vec<Work> {
         let mut offset = extent.offset.0;
         while offset < extent.end().0 {
             // Requests end on multiples of their size, so that long runs are read on an even grid.
-            let end = ((offset / REQUEST + 1) * REQUEST).min(extent.end().0);
+            let end = ((offset / REQUEST as u64 + 1) * REQUEST as u64).min(extent.end().0);
             work.push(Work::Read(Extent { offset: GuestOffset(offset), length: ByteLen(end - offset) }));
             offset = end;
         }
@@ -273,7 +273,7 @@ struct BufferPool {
 impl BufferPool {
     fn take(&self) -> BytesMut {
         let used = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        used.unwrap_or_else(|| aligned_memory(REQUEST as usize))
+        used.unwrap_or_else(|| aligned_memory(REQUEST))
     }
 
     /// Takes back those buffers of which nothing waits to be appended any more, in the order of their use. More than
