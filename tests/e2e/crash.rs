@@ -24,7 +24,7 @@ const STEPS: [&str; 8] = [
 ];
 
 /// What a recovering server may say.
-const RECOVERY: &[&str] = &["recover", "interrupted", "undo", "lease", "abort"];
+pub(crate) const RECOVERY: &[&str] = &["recover", "interrupted", "undo", "lease", "abort"];
 
 const LONG: Duration = Duration::from_secs(120);
 
@@ -86,7 +86,7 @@ fn a_death_at_any_step_leaves_all_or_nothing() -> Result<()> {
 }
 
 /// Restarts the server with the fail point at `step`, starts work that reaches it, and restarts it without.
-fn dies_at(
+pub(crate) fn dies_at(
     server: Server,
     folder: &std::path::Path,
     step: &str,

@@ -6,6 +6,8 @@
 
 mod cancel;
 mod catalog_lost;
+mod chain_crash;
+mod chains;
 mod contract;
 mod crash;
 mod credentials;
@@ -20,5 +22,6 @@ mod hostile_backup;
 mod https;
 mod main_job;
 mod postgres;
+mod shared_extents;
 mod source_lost;
 mod unmounted;

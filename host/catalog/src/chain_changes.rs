@@ -31,7 +31,7 @@ impl Catalog {
     /// # Errors
     /// `LeaseLost`; `NotFound` for a removed or merged backup that is not there; `Conflict` while a removed one is
     /// pinned or needed by a backup outside the change, while a source is damaged or not as it was, while an earlier
-    /// merge still waits for its names, and where a new parent is damaged or a key is doomed; `Invalid` for a change that
+    /// merge still waits for its names, and where a new parent is gone or a key is doomed; `Invalid` for a change that
     /// contradicts itself. After `Unavailable` only [`Catalog::backup`] tells whether the commit reached the database.
     pub async fn commit_chain_change(
         &self,
@@ -47,7 +47,7 @@ impl Catalog {
         refuse_needed(&mut transaction, change, &rows).await?;
         for merged in &change.merged {
             let old = &rows[&merged.id];
-            refuse_wrong_parent(merged, &rows)?;
+            refuse_another_backup(merged, &rows)?;
             refuse_doomed_keys(&mut transaction, merged).await?;
             replace(&mut transaction, merged).await?;
             let kept: BTreeSet<&str> = object_keys(merged).collect();
@@ -197,7 +197,7 @@ async fn refuse_needed(
 }
 
 /// The row may change its place in the chain, not what it is a backup of.
-fn refuse_wrong_parent(merged: &Backup, rows: &BTreeMap<BackupId, Backup>) -> Result<()> {
+fn refuse_another_backup(merged: &Backup, rows: &BTreeMap<BackupId, Backup>) -> Result<()> {
     let old = &rows[&merged.id];
     let disks = |backup: &Backup| -> Vec<_> {
         let disk =
@@ -210,10 +210,5 @@ fn refuse_wrong_parent(merged: &Backup, rows: &BTreeMap<BackupId, Backup>) -> Re
     {
         return Err(Error::invalid(format!("a merge makes another backup of {}", merged.id)));
     }
-    match merged.parent_id.map(|id| &rows[&id]) {
-        Some(parent) if parent.status == BackupStatus::Damaged => {
-            Err(Error::conflict(format!("the new parent {} of backup {} is damaged", parent.id, merged.id)))
-        }
-        _ => Ok(()),
-    }
+    Ok(())
 }

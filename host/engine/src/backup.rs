@@ -25,7 +25,7 @@ use crate::recovery;
 use crate::requests::BackupPayload;
 use crate::step::{Leftovers, ObjectRef, Step};
 use crate::store::{ObjectStore, SealedObject};
-use crate::{layout, manifest};
+use crate::{layout, manifest, synthesize};
 
 use disks::MovedDisks;
 use plan::Chosen;
@@ -48,6 +48,7 @@ pub(crate) async fn run(job: &Arc<JobContext>) -> std::result::Result<Value, Fai
         Ok(backup) => {
             let Attempt { connector, warnings, .. } = attempt;
             plugins::log_out(connector).await;
+            synthesize::after_backup(&job.shared, &backup).await;
             Ok(result_json(&backup, &warnings))
         }
         Err(error) => Err(attempt.give_up(error).await),

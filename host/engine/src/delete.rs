@@ -1,43 +1,79 @@
-//! The only place where the objects of a known backup are deleted: first the catalog forgets the backup and writes down what
-//! it leaves (one transaction), then the objects go. A crash in between leaves notes that the next sweep reads.
+//! Deletes backups: what newer ones need of them is merged into those first ([`crate::merge`]). The only place where the
+//! objects of a known backup are deleted: first the catalog forgets the backup and writes down what it leaves (one
+//! transaction), then the objects go. A crash in between leaves notes that the next sweep reads.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use tidemark_catalog::Job;
-use tidemark_model::{BackupId, JobKind, RepositoryId, UtcMillis};
+use tidemark_catalog::{Backup, Job};
+use tidemark_model::{BackupId, JobKind, RepositoryId, VmId};
 
 use crate::engine::{Engine, Shared};
-use crate::error::{Error, ErrorKind, Result};
-use crate::queue::JobContext;
+use crate::error::{Error, Result};
+use crate::merge::{self, Consolidation};
+use crate::queue::{Failure, JobContext};
 use crate::requests::DeletePayload;
 use crate::store::ObjectStore;
 
 impl Engine {
-    /// Queues the deletion of a backup.
+    /// Queues the deletion of backups, anywhere in their chains: one job a VM and repository.
     ///
     /// # Errors
-    /// Not found; conflict while it is pinned or another backup needs it.
+    /// Not found; invalid for none; conflict while one is pinned, or is damaged and needed by one that is kept. Then
+    /// nothing is queued.
     pub async fn submit_delete(
         &self,
         actor: &str,
-        id: BackupId,
+        ids: &[BackupId],
+        idempotency_key: Option<String>,
+    ) -> Result<Vec<Job>> {
+        if ids.is_empty() {
+            return Err(Error::invalid("name at least one backup to delete"));
+        }
+        let mut sets: BTreeMap<(VmId, RepositoryId), Vec<Backup>> = BTreeMap::new();
+        for id in ids.iter().copied().collect::<BTreeSet<_>>() {
+            let backup = self.catalog().backup(id).await?;
+            sets.entry((backup.vm_id, backup.repository_id)).or_default().push(backup);
+        }
+        for ((vm_id, repository_id), set) in &sets {
+            let known = merge::backups_of(&self.shared, *vm_id, *repository_id).await?;
+            let links: Vec<_> = known.iter().map(merge::link).collect();
+            let gone: Vec<BackupId> = set.iter().map(|backup| backup.id).collect();
+            tidemark_policy::plan_deletion(&links, &gone)?;
+        }
+        let mut jobs = Vec::new();
+        for (number, ((vm_id, repository_id), set)) in sets.into_iter().enumerate() {
+            // One request may become several jobs, each found again by a key of its own.
+            let key = idempotency_key.as_ref().map(|key| match number {
+                0 => key.clone(),
+                number => format!("{key}#{number}"),
+            });
+            jobs.push(self.submit_delete_of(actor, vm_id, repository_id, &set, key).await?);
+        }
+        Ok(jobs)
+    }
+
+    async fn submit_delete_of(
+        &self,
+        actor: &str,
+        vm_id: VmId,
+        repository_id: RepositoryId,
+        set: &[Backup],
         idempotency_key: Option<String>,
     ) -> Result<Job> {
-        let backup = self.catalog().backup(id).await?;
-        if backup.pinned {
-            return Err(Error::new(ErrorKind::Conflict, format!("backup {id} is pinned; unpin it first")));
-        }
-        if let Some(child) = self.catalog().children(id).await?.first() {
-            let message = format!("backup {id} is needed by {}; delete the newer ones first", child.id);
-            return Err(Error::new(ErrorKind::Conflict, message));
-        }
-        let payload = DeletePayload { backup_id: id.to_string() };
+        let payload = DeletePayload {
+            vm_id: vm_id.to_string(),
+            repository_id: repository_id.to_string(),
+            backup_ids: set.iter().map(|backup| backup.id.to_string()).collect(),
+        };
         // The same key as a backup of the VM: a chain is never cut while it grows.
-        let exclusive = Some(format!("vm:{}", backup.vm_id));
+        let exclusive = Some(format!("vm:{vm_id}"));
         let job = self.shared.submit(JobKind::DeleteBackup, &payload, exclusive, idempotency_key).await?;
-        self.shared.audit(actor, "backup.delete", &id.to_string(), json!({ "vm": backup.vm_name })).await;
+        for backup in set {
+            let detail = json!({ "vm": backup.vm_name, "job_id": job.id.to_string() });
+            self.shared.audit(actor, "backup.delete", &backup.id.to_string(), detail).await;
+        }
         Ok(job)
     }
 
@@ -54,36 +90,44 @@ impl Engine {
 }
 
 /// Runs a delete job.
-pub(crate) async fn run(job: &Arc<JobContext>) -> Result<Value> {
-    let payload: DeletePayload = job.payload()?;
-    let id = payload.backup_id.parse().map_err(|e| Error::damaged(format!("{e}")))?;
-    let removed = job.shared.catalog.remove_backup(&job.lease, id, UtcMillis::now()).await?;
-    let swept = sweep(&job.shared, removed.repository_id).await?;
-    Ok(json!({ "backup_id": payload.backup_id, "deleted_objects": swept }))
+pub(crate) async fn run(job: &Arc<JobContext>) -> std::result::Result<Value, Failure> {
+    let DeletePayload { vm_id, repository_id, backup_ids } = job.payload()?;
+    let damaged = |e: tidemark_model::IdParseError| Error::damaged(e.to_string());
+    let (vm_id, repository_id) = (vm_id.parse().map_err(damaged)?, repository_id.parse().map_err(damaged)?);
+    let ids = backup_ids.iter().map(|id| id.parse().map_err(damaged));
+    let ids = ids.collect::<Result<Vec<BackupId>>>()?;
+    let change = Consolidation::open(job, vm_id, repository_id).await?;
+    let plan = tidemark_policy::plan_deletion(&change.links(), &ids).map_err(Error::from)?;
+    change.run(&plan).await
 }
 
-/// Deletes what removed backups left, in every repository.
+/// In every repository, finishes what changed chains left: names of merged objects, then objects nobody needs.
 pub(crate) async fn sweep_all(shared: &Arc<Shared>) -> Result<()> {
-    let mut waiting: BTreeSet<RepositoryId> = BTreeSet::new();
     for repository in shared.catalog.list_repositories().await? {
-        if !shared.catalog.doomed_objects(repository.id).await?.is_empty() {
-            waiting.insert(repository.id);
+        let staged = shared.catalog.staged_backups(repository.id).await?;
+        if !staged.is_empty() || !shared.catalog.doomed_objects(repository.id).await?.is_empty() {
+            sweep(shared, repository.id).await?;
         }
-    }
-    for id in waiting {
-        sweep(shared, id).await?;
     }
     Ok(())
 }
 
-async fn sweep(shared: &Arc<Shared>, repository_id: RepositoryId) -> Result<usize> {
-    let doomed = shared.catalog.doomed_objects(repository_id).await?;
-    if doomed.is_empty() {
-        return Ok(0);
-    }
+/// As [`sweep_all`] in one repository; answers how many objects were deleted.
+pub(crate) async fn sweep(shared: &Arc<Shared>, repository_id: RepositoryId) -> Result<usize> {
     let repository = shared.catalog.repository(repository_id).await?;
     let (target, _) = shared.open_storage(&repository, None, None).await?;
     let mut store = ObjectStore::over(repository.name, target).await?;
+    merge::settle(shared, &mut store, repository_id).await?;
+    sweep_open(shared, &mut store, repository_id).await
+}
+
+/// Deletes what nobody needs any more; names are final.
+pub(crate) async fn sweep_open(
+    shared: &Arc<Shared>,
+    store: &mut ObjectStore,
+    repository_id: RepositoryId,
+) -> Result<usize> {
+    let doomed = shared.catalog.doomed_objects(repository_id).await?;
     for object in &doomed {
         store.remove(&object.object_key).await?;
         shared.catalog.forget_doomed(repository_id, &object.object_key).await?;

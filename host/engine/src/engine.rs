@@ -63,12 +63,37 @@ pub struct Limits {
     pub encoders: usize,
     /// The zstd level of stored clusters; none stores them as they are.
     pub zstd_level: Option<i32>,
+    /// How many links a chain may have.
+    pub max_chain_depth: usize,
+    /// What happens then.
+    pub at_max_chain_depth: AtMaxDepth,
     /// How often a lost source connection is tried again.
     pub source_attempts: u32,
     /// Where `nbdkit` is.
     pub nbdkit: Option<PathBuf>,
     /// The folder of VMware's VDDK.
     pub vddk_libdir: Option<PathBuf>,
+}
+
+/// What happens when a chain has as many links as it may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AtMaxDepth {
+    /// The next backup is a full that reads the guest.
+    Full,
+    /// The newest backup is made a full by merging what it needs into it; the guest is not read.
+    SyntheticFull,
+}
+
+impl Limits {
+    /// The links of a chain from which on only a full follows. Where fulls are synthetic, the chain may grow while one
+    /// waits or fails, but not without end.
+    pub(crate) fn full_at_depth(&self) -> usize {
+        let most = self.max_chain_depth.max(1);
+        match self.at_max_chain_depth {
+            AtMaxDepth::Full => most,
+            AtMaxDepth::SyntheticFull => most.saturating_mul(2),
+        }
+    }
 }
 
 impl Default for Limits {
@@ -80,6 +105,8 @@ impl Default for Limits {
             reads: 16,
             encoders: cores,
             zstd_level: Some(1),
+            max_chain_depth: 30,
+            at_max_chain_depth: AtMaxDepth::Full,
             source_attempts: 6,
             nbdkit: None,
             vddk_libdir: None,

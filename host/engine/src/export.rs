@@ -69,13 +69,13 @@ impl Engine {
         format: ImageFormat,
     ) -> Result<Export> {
         let ancestry = chain::ancestry(&self.shared, backup_id).await?;
-        let links = chain::links(&ancestry, disk_index)?;
+        chain::links(&ancestry, disk_index)?;
         let newest = ancestry.last().ok_or_else(|| Error::internal("an empty ancestry"))?;
         let slot = self.export_slot()?;
         let repository = self.shared.catalog.repository(newest.repository_id).await?;
         let (target, _) = self.shared.open_storage(&repository, None, None).await?;
         let mut store = ObjectStore::over(repository.name.clone(), target).await?;
-        let disk = Arc::new(chain::open(&mut store, &links).await?);
+        let disk = Arc::new(chain::open_disk(&self.shared, &mut store, backup_id, disk_index).await?);
         let reader = DiskReader::new(disk, self.shared.limits.encoders);
         let file_name = file_name(newest, disk_index, format);
         let content = match format {

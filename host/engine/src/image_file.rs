@@ -109,13 +109,20 @@ impl RangesFile {
         Self { object, recorder: RangeRecorder::new(), digest: blake3::Hasher::new() }
     }
 
+    /// Adds a digest that is known; guest offsets ascend. Blocks.
+    pub(crate) fn add(&mut self, guest: GuestOffset, digest: RangeDigest) -> Result<()> {
+        self.recorder.known(guest, digest);
+        if self.recorder.pending() >= RANGES_APPEND { self.append() } else { Ok(()) }
+    }
+
     fn append(&mut self) -> Result<()> {
         let bytes = self.recorder.take_output();
         self.digest.update(&bytes);
         self.object.append(vec![Bytes::from(bytes)])
     }
 
-    fn seal(self) -> Result<StoredRanges> {
+    /// Makes all of it durable; blocks.
+    pub(crate) fn seal(self) -> Result<StoredRanges> {
         let Self { mut object, recorder, mut digest } = self;
         let rest = recorder.finish()?;
         digest.update(&rest);

@@ -5,8 +5,10 @@
 //! <vm-slug>-<vm-id8>/disk-<n>/<UTC yyyymmddThhmmssZ>-<backup-id8>-{full,incr}.digests
 //! <vm-slug>-<vm-id8>/<UTC yyyymmddThhmmssZ>-<backup-id8>.json
 //! ```
+//! What a merge makes bears `.merged-<job-id8>` before its suffix. Images and manifests lose it when they take the place
+//! of what they replace; range digests, which nothing names from outside the catalog, keep it.
 
-use tidemark_model::{BackupId, BackupType, UtcMillis, VmId, slug};
+use tidemark_model::{BackupId, BackupType, JobId, UtcMillis, VmId, slug};
 use time::OffsetDateTime;
 use time::macros::format_description;
 
@@ -28,6 +30,30 @@ pub(crate) fn disk_key(
 /// The key of the digests of an image's guest ranges: beside the image.
 pub(crate) fn ranges_key(disk_key: &str) -> String {
     format!("{}.digests", disk_key.strip_suffix(".qcow2").unwrap_or(disk_key))
+}
+
+/// What marks an object that a merge made, until it takes the name of the one it replaces.
+const MERGED: &str = ".merged-";
+
+/// The key under which a merge publishes what will replace `key`.
+pub(crate) fn merged_key(key: &str, job: JobId) -> String {
+    let (stem, suffix) = key.rsplit_once('.').unwrap_or((key, ""));
+    format!("{stem}{MERGED}{}.{suffix}", job.short())
+}
+
+/// The key that a merged object will have, and what its merge added to it; none for any other key.
+pub(crate) fn unmerged_key(key: &str) -> Option<(String, &str)> {
+    let (stem, suffix) = key.rsplit_once('.')?;
+    let (stem, mark) = stem.split_at(stem.rfind(MERGED)?);
+    let id = &mark[MERGED.len()..];
+    let plausible = id.len() == 8 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    plausible.then(|| (format!("{stem}.{suffix}"), mark))
+}
+
+/// The key under which the merge that added `mark` to one of a backup's objects published another one.
+pub(crate) fn marked_key(key: &str, mark: &str) -> String {
+    let (stem, suffix) = key.rsplit_once('.').unwrap_or((key, ""));
+    format!("{stem}{mark}.{suffix}")
 }
 
 /// The key of a backup's manifest.
@@ -72,5 +98,18 @@ mod tests {
         assert_eq!(file_name(&key), expected.rsplit('/').next().unwrap());
         let manifest = manifest_key(&vm_folder("Web 01", vm), at, backup);
         assert_eq!(manifest, format!("web-01-{}/20260102T030405Z-{}.json", vm.short(), backup.short()));
+    }
+
+    #[test]
+    fn what_a_merge_makes_is_told_apart() {
+        let job = JobId::random();
+        let merged = merged_key("web-01/disk-0/a-incr.qcow2", job);
+        assert_eq!(merged, format!("web-01/disk-0/a-incr.merged-{}.qcow2", job.short()));
+        let (key, mark) = unmerged_key(&merged).unwrap();
+        assert_eq!(key, "web-01/disk-0/a-incr.qcow2");
+        assert_eq!(marked_key(&key, mark), merged);
+        for other in ["web-01/a.json", "x", "a.merged-.json", "a.merged-12345678", "a.merged-1234567z.json"] {
+            assert_eq!(unmerged_key(other), None, "{other}");
+        }
     }
 }

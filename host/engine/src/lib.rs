@@ -18,6 +18,7 @@ mod import;
 mod inventory;
 mod layout;
 mod manifest;
+mod merge;
 mod mover;
 mod plugins;
 mod queue;
@@ -29,14 +30,16 @@ mod secrets;
 mod source;
 mod step;
 mod store;
+mod synthesize;
 mod tokens;
 mod verify;
 mod vms;
 
 pub use copy::{CopyOptions, CopyReport, copy_disk};
-pub use engine::{Engine, EngineOptions, Limits};
+pub use engine::{AtMaxDepth, Engine, EngineOptions, Limits};
 pub use error::{Error, ErrorKind, Result};
 pub use export::{Export, ExportStream};
+pub use merge::{MergeChainOptions, MergeChainReport, merge_chain};
 pub use requests::{
     BackupRequest, BackupView, Event, ImageFormat, NewConnection, RestoreRequest, SubmittedBackup,
 };

@@ -46,6 +46,13 @@ impl RangeDigest {
     }
 }
 
+impl RangeDigest {
+    /// As it was stored.
+    pub(crate) fn from_stored(digest: [u8; DIGEST_LEN]) -> Self {
+        Self(digest)
+    }
+}
+
 impl From<ChainingValue> for RangeDigest {
     fn from(value: ChainingValue) -> Self {
         let mut digest = [0; DIGEST_LEN];

@@ -19,7 +19,7 @@ use crate::queue::LEASE_MS;
 use crate::requests::BackupPayload;
 use crate::step::{Leftovers, Step};
 use crate::store::{self, Location, ObjectStore};
-use crate::{backup, delete, plugins};
+use crate::{backup, delete, merge, plugins};
 
 /// How often expired leases are looked for.
 const WATCH: Duration = Duration::from_secs(10);
@@ -50,7 +50,7 @@ pub(crate) async fn watch(shared: Arc<Shared>) {
             }
         }
         if let Err(error) = delete::sweep_all(&shared).await {
-            tracing::warn!(error = %error.chain(), "sweeping deleted backups failed; it is tried again");
+            tracing::warn!(error = %error.chain(), "tidying up after changed chains failed; it is tried again");
         }
         tokio::select! {
             () = tokio::time::sleep(WATCH) => {}
@@ -112,6 +112,12 @@ async fn settle(shared: &Arc<Shared>, job: &Job, lease: &Lease) -> Result<JobOut
             return Ok(JobOutcome::Succeeded { result_json: result.to_string() });
         }
         undo_backup(shared, job, &left).await?;
+    }
+    if matches!(job.kind, JobKind::DeleteBackup | JobKind::SynthesizeFull) {
+        if let Some(result) = merge::finish_dead(shared, &left).await? {
+            return Ok(JobOutcome::Succeeded { result_json: result.to_string() });
+        }
+        merge::undo(shared, job, &left).await?;
     }
     if let Some(path) = left.target.as_deref() {
         store::remove_local(Location::of(path)?).await?;

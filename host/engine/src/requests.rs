@@ -123,9 +123,19 @@ pub(crate) struct VerifyPayload {
     pub(crate) level: String,
 }
 
-/// The payload of a job that deletes a backup.
+/// The payload of a job that deletes backups of one VM from one repository.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct DeletePayload {
+    pub(crate) vm_id: String,
+    pub(crate) repository_id: String,
+    pub(crate) backup_ids: Vec<String>,
+}
+
+/// The payload of a job that makes a full of an incremental.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SynthesizePayload {
+    pub(crate) vm_id: String,
+    pub(crate) repository_id: String,
     pub(crate) backup_id: String,
 }
 

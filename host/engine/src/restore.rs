@@ -57,13 +57,11 @@ impl Engine {
 pub(crate) async fn run(job: &Arc<JobContext>) -> Result<Value> {
     let payload: RestorePayload = job.payload()?;
     let id = payload.backup_id.parse().map_err(|e| Error::damaged(format!("{e}")))?;
-    let ancestry = chain::ancestry(&job.shared, id).await?;
-    let links = chain::links(&ancestry, payload.disk_index)?;
-    let newest = ancestry.last().ok_or_else(|| Error::internal("an empty ancestry"))?;
-    let repository = job.shared.catalog.repository(newest.repository_id).await?;
+    let backup = job.shared.catalog.backup(id).await?;
+    let repository = job.shared.catalog.repository(backup.repository_id).await?;
     let (mut store, _) = ObjectStore::open(&job.shared, &repository, &job.job, None).await?;
     job.phase("opening the chain");
-    let disk = Arc::new(chain::open(&mut store, &links).await?);
+    let disk = Arc::new(chain::open_disk(&job.shared, &mut store, id, payload.disk_index).await?);
 
     let target = Location::of(&payload.to)?;
     if payload.to.exists() {

@@ -1,4 +1,4 @@
-//! The recorded steps of a backup job. Each is written to the catalog before its effect, so that whoever comes
+//! The recorded steps of a job. Each is written to the catalog before its effect, so that whoever comes
 //! after a crash knows what may exist and undoes it.
 //!
 //! ```text
@@ -6,7 +6,12 @@
 //!                                                                                   (catalog transaction)
 //!        ▶ snapshot-removing ▶ (job succeeded)
 //! ```
-//! Up to `committing` everything is undone; after the transaction everything is finished.
+//! Up to `committing` everything is undone; after the transaction everything is finished. The same for a job that
+//! changes a chain (`crate::merge`):
+//!
+//! ```text
+//! merge-begun ▶ merge-publishing ▶ chain-committing (catalog transaction) ▶ chain-renaming ▶ chain-sweeping
+//! ```
 
 use std::path::PathBuf;
 
@@ -31,6 +36,18 @@ pub(crate) struct ObjectRef {
     pub(crate) token: String,
 }
 
+/// How to tell whether the catalog knows a changed chain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ChangeRef {
+    pub(crate) repository_id: String,
+    /// Gone with the change.
+    pub(crate) removed: Vec<String>,
+    /// Merged with the change.
+    pub(crate) merged: Vec<String>,
+    /// The merged ones' time of merging, in milliseconds.
+    pub(crate) merged_at: i64,
+}
+
 /// What is about to happen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "kebab-case")]
@@ -53,6 +70,16 @@ pub(crate) enum Step {
     SnapshotRemoving { vm_key: String, token: String },
     /// This file of a restore may exist.
     TargetBegun { path: PathBuf },
+    /// A merge begins: these objects may exist from now on, under construction or published.
+    MergeBegun { repository_id: String, storage: PluginPin, objects: Vec<ObjectRef> },
+    /// The merged objects may be published.
+    MergePublishing,
+    /// The catalog may know the changed chain.
+    ChainCommitting(ChangeRef),
+    /// The catalog knows the changed chain; merged objects may have their names.
+    ChainRenaming,
+    /// All names are final; objects that nobody needs any more may be gone.
+    ChainSweeping,
     /// The job failed of this, and undoing it is not complete.
     Failed { kind: String, message: String },
 }
@@ -70,6 +97,10 @@ pub(crate) struct Leftovers {
     pub(crate) pins: Option<(PluginPin, PluginPin)>,
     /// Whether the catalog's transaction may have happened.
     pub(crate) committing: bool,
+    /// What a merge may have made: in which repository, through which plugin version, which objects.
+    pub(crate) merge: Option<(String, PluginPin, Vec<ObjectRef>)>,
+    /// A change of a chain that the catalog may know.
+    pub(crate) change: Option<ChangeRef>,
     /// An unfinished file of a restore.
     pub(crate) target: Option<PathBuf>,
     /// Why the job failed, where it came to say so: kind and message.
@@ -89,6 +120,11 @@ impl Step {
             Self::Committing { .. } => "committing",
             Self::SnapshotRemoving { .. } => "snapshot-removing",
             Self::TargetBegun { .. } => "target-begun",
+            Self::MergeBegun { .. } => "merge-begun",
+            Self::MergePublishing => "merge-publishing",
+            Self::ChainCommitting(_) => "chain-committing",
+            Self::ChainRenaming => "chain-renaming",
+            Self::ChainSweeping => "chain-sweeping",
             Self::Failed { .. } => "failed",
         }
     }
@@ -129,6 +165,11 @@ impl Leftovers {
             }
             Step::Committing { .. } => self.committing = true,
             Step::TargetBegun { path } => self.target = Some(path),
+            Step::MergeBegun { repository_id, storage, objects } => {
+                self.merge = Some((repository_id, storage, objects));
+            }
+            Step::ChainCommitting(change) => self.change = Some(change),
+            Step::MergePublishing | Step::ChainRenaming | Step::ChainSweeping => {}
             Step::Failed { kind, message } => self.failure = Some((kind, message)),
             Step::Planned { .. } | Step::SnapshotRemoving { .. } => {}
         }

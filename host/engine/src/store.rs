@@ -8,9 +8,10 @@
 
 mod direct;
 mod folder;
+mod shared;
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -26,6 +27,7 @@ use crate::step::{ObjectRef, PluginPin};
 pub(crate) use direct::aligned_memory;
 use folder::AppendFile;
 pub(crate) use folder::{Location, create_file};
+pub(crate) use shared::{SharedObject, can_share, nameless};
 
 /// The file that tells a repository's folder from an empty mount point.
 const REPOSITORY_MARK: &str = ".tidemark-repository";
@@ -117,6 +119,39 @@ impl ObjectStore {
         })
         .await?;
         self.publish(sealed).await
+    }
+
+    /// Gives a published object the name of another one, which goes; who reads that one keeps what is open. Answers
+    /// `false` where nothing has the first name: then it was done before.
+    ///
+    /// This is the host's own doing, between two places that the plugin names for reading: no plugin plans it.
+    pub(crate) async fn replace(&mut self, from: &str, to: &str) -> Result<bool> {
+        let (from, to) = (self.place(from).await?, self.place(to).await?);
+        blocking("replacing an object", move || folder::replace(&from, &to)).await
+    }
+
+    /// What may still be stored; none where nobody knows.
+    pub(crate) async fn free_space(&self) -> Result<Option<ByteLen>> {
+        let Some(folder) = self.watched.clone() else { return Ok(None) };
+        blocking("asking for free space", move || folder::free_space(&folder).map(Some)).await
+    }
+
+    /// An error where less than `needed` may still be stored, beside the reserve.
+    pub(crate) async fn check_space(&self, needed: ByteLen) -> Result<()> {
+        let Some(folder) = self.watched.clone() else { return Ok(()) };
+        let needed = ByteLen(needed.0.saturating_add(SPACE_RESERVE.0));
+        blocking("asking for free space", move || check_space(&folder, needed)).await
+    }
+
+    /// The repository's folder, where it is one.
+    pub(crate) fn folder(&self) -> Option<&Path> {
+        self.watched.as_deref()
+    }
+
+    /// Whether copies of a range can share its extents in this repository: tried on two files that nobody sees.
+    pub(crate) async fn shares_extents(&self) -> Result<bool> {
+        let Some(folder) = self.watched.clone() else { return Ok(false) };
+        blocking("trying to share extents", move || Ok(can_share(&folder))).await
     }
 
     /// Removes an object in whatever state it is, and what it was made of. Done too where nothing exists.
@@ -221,6 +256,10 @@ impl PlannedObject {
         &self.token
     }
 
+    pub(crate) fn reference(&self) -> ObjectRef {
+        ObjectRef { key: self.key.clone(), token: self.token.clone() }
+    }
+
     /// Makes it, under its name for unfinished objects, where there is room for at least a tenth of `expected`
     /// (compression rarely gains more) beside the reserve.
     pub(crate) async fn create(self, expected: ByteLen) -> Result<PendingObject> {
@@ -230,6 +269,20 @@ impl PlannedObject {
             let object = PendingObject { key, token, file, watched, checked_at: 0 };
             object.check_space(ByteLen(expected.0 / 10 + SPACE_RESERVE.0))?;
             Ok(object)
+        })
+        .await
+    }
+}
+
+impl PlannedObject {
+    /// As [`create`](Self::create), for an object that takes over ranges of others.
+    pub(crate) async fn create_shared(self, fresh: ByteLen) -> Result<SharedObject> {
+        blocking("creating an object", move || {
+            let Self { key, token, location, watched } = self;
+            if let Some(folder) = &watched {
+                check_space(folder, ByteLen(fresh.0 + SPACE_RESERVE.0))?;
+            }
+            SharedObject::create(key, token, location, watched)
         })
         .await
     }
@@ -271,21 +324,28 @@ impl PendingObject {
     }
 
     fn check_space(&self, needed: ByteLen) -> Result<()> {
-        let Some(folder) = &self.watched else { return Ok(()) };
-        let free = folder::free_space(folder)?;
-        if free < needed {
-            return Err(Error::new(
-                ErrorKind::NoSpace,
-                format!(
-                    "{} has {} MiB left and {} MiB are needed; free some space or choose another repository",
-                    folder.display(),
-                    free.0 >> 20,
-                    needed.0.div_ceil(1 << 20)
-                ),
-            ));
+        match &self.watched {
+            Some(folder) => check_space(folder, needed),
+            None => Ok(()),
         }
-        Ok(())
     }
+}
+
+/// An error where a folder's file system has less free space than `needed`.
+pub(crate) fn check_space(folder: &Path, needed: ByteLen) -> Result<()> {
+    let free = folder::free_space(folder)?;
+    if free < needed {
+        return Err(Error::new(
+            ErrorKind::NoSpace,
+            format!(
+                "{} has {} MiB left and {} MiB are needed; free some space or choose another repository",
+                folder.display(),
+                free.0 >> 20,
+                needed.0.div_ceil(1 << 20)
+            ),
+        ));
+    }
+    Ok(())
 }
 
 /// An object whose bytes are durable and which has no name yet.

@@ -139,7 +139,7 @@ async fn verify_object(
     level: VerifyLevel,
     cancel: &CancellationToken,
 ) -> Result<()> {
-    let file = store.open_object(&disk.object_key).await?;
+    let file = chain::open_object(store, disk).await?;
     let (expected, digest, cancel) = (disk.stored, disk.digest.clone(), cancel.clone());
     store::blocking("verifying an object", move || {
         let size = file.metadata().map_err(|e| Error::io("an object's size", e))?.len();

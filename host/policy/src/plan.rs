@@ -23,6 +23,10 @@ pub struct ParentState {
     pub damaged: Option<String>,
     /// An object of its chain that is not in the repository any more.
     pub missing_object: Option<String>,
+    /// How many backups its chain has, itself among them.
+    pub links: usize,
+    /// How many a chain may have.
+    pub most_links: usize,
     /// Its disks.
     pub disks: Vec<DiskState>,
 }
@@ -53,6 +57,9 @@ pub fn propose(requested: RequestedType, parent: Option<&ParentState>) -> Plan {
     }
     if let Some(object) = &parent.missing_object {
         return Plan::Full(FullReason::ParentMissing { detail: object.clone() });
+    }
+    if parent.links >= parent.most_links {
+        return Plan::Full(FullReason::ChainDepth { depth: parent.links });
     }
     Plan::Incremental(parent.id)
 }
@@ -106,7 +113,14 @@ mod tests {
     }
 
     fn parent(disks: Vec<DiskState>) -> ParentState {
-        ParentState { id: BackupId::random(), damaged: None, missing_object: None, disks }
+        ParentState {
+            id: BackupId::random(),
+            damaged: None,
+            missing_object: None,
+            links: 3,
+            most_links: 4,
+            disks,
+        }
     }
 
     #[test]
@@ -116,6 +130,8 @@ mod tests {
         let mut old = parent(vec![]);
         assert_eq!(propose(RequestedType::Full, Some(&old)), Plan::Full(FullReason::Requested));
         assert_eq!(propose(auto, Some(&old)), Plan::Incremental(old.id));
+        old.links = 4;
+        assert_eq!(propose(auto, Some(&old)), Plan::Full(FullReason::ChainDepth { depth: 4 }));
         old.missing_object = Some("a/b.qcow2".to_owned());
         assert!(matches!(propose(auto, Some(&old)), Plan::Full(FullReason::ParentMissing { .. })));
         old.damaged = Some("backup 1a2b3c4d".to_owned());

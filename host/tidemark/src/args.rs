@@ -354,8 +354,16 @@ pub(crate) enum BackupVerb {
         /// The backup
         id: String,
     },
-    /// Delete a backup that no other one needs
+    /// Delete backups anywhere in their chains; what newer ones need of them is merged into those first
     Delete {
+        /// The backups
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<String>,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Make a full of an incremental by merging what it needs into it, without reading the guest
+    Synthesize {
         /// The backup
         id: String,
         #[command(flatten)]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
-use tidemark_engine::Limits;
+use tidemark_engine::{AtMaxDepth, Limits};
 
 use crate::args::ServeArgs;
 
@@ -47,15 +47,44 @@ struct FileLimits {
     encoders: Option<usize>,
     /// 0 stores clusters as they are.
     zstd_level: Option<i32>,
+    max_chain_depth: Option<usize>,
+    at_max_chain_depth: Option<FileMaxDepth>,
     source_attempts: Option<u32>,
     nbdkit: Option<PathBuf>,
     vddk_libdir: Option<PathBuf>,
 }
 
+/// What happens when a chain has as many links as it may have.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum FileMaxDepth {
+    Full,
+    SyntheticFull,
+}
+
+impl From<FileMaxDepth> for AtMaxDepth {
+    fn from(file: FileMaxDepth) -> Self {
+        match file {
+            FileMaxDepth::Full => Self::Full,
+            FileMaxDepth::SyntheticFull => Self::SyntheticFull,
+        }
+    }
+}
+
 impl From<FileLimits> for Limits {
     fn from(file: FileLimits) -> Self {
-        let FileLimits { jobs, disks, reads, encoders, zstd_level, source_attempts, nbdkit, vddk_libdir } =
-            file;
+        let FileLimits {
+            jobs,
+            disks,
+            reads,
+            encoders,
+            zstd_level,
+            max_chain_depth,
+            at_max_chain_depth,
+            source_attempts,
+            nbdkit,
+            vddk_libdir,
+        } = file;
         let default = Self::default();
         Self {
             jobs: jobs.unwrap_or(default.jobs),
@@ -67,6 +96,8 @@ impl From<FileLimits> for Limits {
                 Some(level) => Some(level),
                 None => default.zstd_level,
             },
+            max_chain_depth: max_chain_depth.unwrap_or(default.max_chain_depth),
+            at_max_chain_depth: at_max_chain_depth.map_or(default.at_max_chain_depth, AtMaxDepth::from),
             source_attempts: source_attempts.unwrap_or(default.source_attempts),
             nbdkit: nbdkit.or(default.nbdkit),
             vddk_libdir: vddk_libdir.or(default.vddk_libdir),
@@ -149,21 +180,28 @@ mod tests {
 
     #[test]
     fn arguments_win_over_the_file_over_defaults() {
-        let (_dir, path) =
-            file("data_dir = '/f'\nlisten = '127.0.0.1:1'\n[limits]\njobs = 7\nzstd_level = 0\n");
+        let (_dir, path) = file(
+            "data_dir = '/f'\nlisten = '127.0.0.1:1'\n[limits]\njobs = 7\nzstd_level = 0\nat_max_chain_depth = 'synthetic-full'\n",
+        );
         let listen = "127.0.0.1:2".parse().unwrap();
         let settings = Settings::new(ServeArgs { listen: Some(listen), ..args(Some(path)) }).unwrap();
         assert_eq!((settings.data_dir, settings.listen), (PathBuf::from("/f"), listen));
         assert_eq!((settings.limits.jobs, settings.limits.zstd_level), (7, None));
         assert_eq!(settings.limits.reads, Limits::default().reads);
+        assert_eq!(settings.limits.at_max_chain_depth, AtMaxDepth::SyntheticFull);
+        assert_eq!(settings.limits.max_chain_depth, 30);
     }
 
     #[test]
     fn mistakes_are_wrong_usage() {
         assert!(Settings::new(args(None)).unwrap_err().is::<Usage>());
-        for text in
-            ["data_dir = '/f'\ntls_cert = '/c'", "datadir = '/f'", "data_dir = 1", "[limits]\njobz = 1"]
-        {
+        for text in [
+            "data_dir = '/f'\ntls_cert = '/c'",
+            "datadir = '/f'",
+            "data_dir = 1",
+            "[limits]\njobz = 1",
+            "[limits]\nat_max_chain_depth = 'no'",
+        ] {
             let (_dir, path) = file(text);
             assert!(Settings::new(args(Some(path))).unwrap_err().is::<Usage>(), "{text}");
         }

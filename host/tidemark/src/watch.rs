@@ -145,10 +145,15 @@ impl Progress {
     fn of(job: &JobEntry) -> Self {
         let number = |key: &str| job.progress.get(key).and_then(Value::as_u64);
         let phase = job.progress.get("phase").and_then(Value::as_str).unwrap_or(&job.status).to_owned();
-        let (done, total) = match (number("planned_bytes"), number("capacity_bytes")) {
-            (Some(planned), _) => (number("read_bytes"), Some(planned)),
-            (None, Some(capacity)) => (number("written_bytes"), Some(capacity)),
-            (None, None) => (None, None),
+        let (done, total) = match (number("planned_bytes"), number("capacity_bytes"), phase.as_str()) {
+            (Some(planned), ..) => (number("read_bytes"), Some(planned)),
+            (None, Some(capacity), _) => (number("written_bytes"), Some(capacity)),
+            (None, None, "checking") => (number("checked_bytes"), number("source_bytes")),
+            (None, None, "merging") => {
+                let made = number("written_bytes").unwrap_or(0) + number("shared_bytes").unwrap_or(0);
+                (Some(made), number("expected_bytes"))
+            }
+            (None, None, _) => (None, None),
         };
         Self { phase, done: done.unwrap_or(0), total: total.filter(|total| *total > 0) }
     }

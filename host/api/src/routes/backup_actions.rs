@@ -1,4 +1,4 @@
-//! What is done with a backup: verify, restore, pin, unpin.
+//! What is done with a backup: verify, restore, make it a full, pin, unpin.
 
 use axum::Json;
 use axum::extract::State;
@@ -31,6 +31,16 @@ pub(super) fn add(routes: Routes) -> Routes {
                 .answers::<Accepted>(202)
                 .idempotent(),
             restore,
+        )
+        .post(
+            "/api/v1/backups/{id}/actions/synthesize",
+            operator(
+                "synthesizeFull",
+                "Makes a full of an incremental by merging, without reading the guest",
+            )
+            .answers::<Accepted>(202)
+            .idempotent(),
+            synthesize,
         )
         .post(
             "/api/v1/backups/{id}/actions/pin",
@@ -78,6 +88,18 @@ async fn restore(
         idempotency_key: key.scoped(&actor.name, "restore"),
     };
     let job = state.engine.submit_restore_disk(&actor.name, request).await?;
+    accepted(job.id, &Accepted::new(&job))
+}
+
+async fn synthesize(
+    State(state): State<AppState>,
+    actor: Actor,
+    key: IdempotencyKey,
+    Path(id): Path<String>,
+) -> Answer<Response> {
+    let id: BackupId = parse_id("id", &id)?;
+    let key = key.scoped(&actor.name, "synthesize");
+    let job = state.engine.submit_synthesize(&actor.name, id, key).await?;
     accepted(job.id, &Accepted::new(&job))
 }
 

@@ -18,8 +18,8 @@ use crate::problem::{Answer, Problem};
 use crate::routing::{Routes, admin, operator, viewer};
 use crate::state::AppState;
 use crate::wire::{
-    Accepted, BackupChain, BackupDetail, BackupList, BackupSummary, ChangeIdAnswer, StartBackup,
-    StartedBackup,
+    BackupChain, BackupDetail, BackupList, BackupSummary, ChangeIdAnswer, DeleteBackups, StartBackup,
+    StartedBackup, StartedDeletion,
 };
 
 pub(super) fn add(routes: Routes) -> Routes {
@@ -57,10 +57,18 @@ pub(super) fn add(routes: Routes) -> Routes {
         .delete(
             "/api/v1/backups/{id}",
             // Whoever may run jobs should not be able to destroy what they made.
-            admin("deleteBackup", "Deletes a backup that no other one needs")
-                .answers::<Accepted>(202)
+            admin("deleteBackup", "Deletes a backup; what newer ones need of it is merged into them first")
+                .answers::<StartedDeletion>(202)
                 .idempotent(),
             delete,
+        )
+        .post(
+            "/api/v1/backups/actions/delete",
+            admin("deleteBackups", "Deletes backups anywhere in their chains, one job a VM and repository")
+                .body::<DeleteBackups>()
+                .answers::<StartedDeletion>(202)
+                .idempotent(),
+            delete_all,
         )
 }
 
@@ -213,7 +221,26 @@ async fn delete(
     key: IdempotencyKey,
     Path(id): Path<String>,
 ) -> Answer<Response> {
-    let id: BackupId = parse_id("id", &id)?;
-    let job = state.engine.submit_delete(&actor.name, id, key.scoped(&actor.name, "delete")).await?;
-    accepted(job.id, &Accepted::new(&job))
+    submit_delete(&state, &actor, key, &[parse_id("id", &id)?]).await
+}
+
+async fn delete_all(
+    State(state): State<AppState>,
+    actor: Actor,
+    key: IdempotencyKey,
+    JsonBody(DeleteBackups { backup_ids }): JsonBody<DeleteBackups>,
+) -> Answer<Response> {
+    let ids = backup_ids.iter().map(|id| parse_id::<BackupId>("backup_ids", id));
+    submit_delete(&state, &actor, key, &ids.collect::<Answer<Vec<_>>>()?).await
+}
+
+async fn submit_delete(
+    state: &AppState,
+    actor: &Actor,
+    key: IdempotencyKey,
+    ids: &[BackupId],
+) -> Answer<Response> {
+    let jobs = state.engine.submit_delete(&actor.name, ids, key.scoped(&actor.name, "delete")).await?;
+    let first = jobs.first().ok_or_else(|| Problem::internal("a deletion without a job"))?;
+    accepted(first.id, &StartedDeletion::new(first, &jobs))
 }

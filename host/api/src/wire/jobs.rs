@@ -34,12 +34,38 @@ impl Accepted {
     }
 }
 
+/// Which backups are to be deleted.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DeleteBackups {
+    /// Their ids; of any VM, anywhere in their chains.
+    pub backup_ids: Vec<String>,
+}
+
+/// Deletions that were accepted.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct StartedDeletion {
+    /// The first job.
+    #[serde(flatten)]
+    pub first: Accepted,
+    /// All jobs: one a VM and repository.
+    pub jobs: Vec<Accepted>,
+}
+
+impl StartedDeletion {
+    /// The answer for these jobs.
+    #[must_use]
+    pub fn new(first: &Job, jobs: &[Job]) -> Self {
+        Self { first: Accepted::new(first), jobs: jobs.iter().map(Accepted::new).collect() }
+    }
+}
+
 /// A piece of work.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct JobEntry {
     /// Its id.
     pub job_id: String,
-    /// `backup`, `restore-disk`, `verify`, `import-repository` or `delete-backup`.
+    /// `backup`, `restore-disk`, `verify`, `import-repository`, `delete-backup`, `synthesize-full` or `check-repository`.
     pub kind: String,
     /// `queued`, `running`, `succeeded`, `failed` or `cancelled`.
     pub status: String,

@@ -24,7 +24,10 @@ pub use inventory::{
     AddVms, AddedVms, DiscoverVms, DiscoveredDisk, DiscoveredVm, Discovery, FindingEntry, TestReport,
     VmEntry, VmList,
 };
-pub use jobs::{Accepted, JobEntry, JobList, RestoreDisk, RestoreFormat, VerifyBackup, VerifyDepth};
+pub use jobs::{
+    Accepted, DeleteBackups, JobEntry, JobList, RestoreDisk, RestoreFormat, StartedDeletion, VerifyBackup,
+    VerifyDepth,
+};
 pub use operations::{
     AuditLine, AuditList, CreateToken, CreatedToken, EventEntry, Health, TokenEntry, TokenList, TokenRole,
 };

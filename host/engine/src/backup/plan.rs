@@ -9,6 +9,7 @@ use tidemark_plugins::{ErrorKind as PluginError, Since, Snapshot};
 use tidemark_policy::{DiskState, ParentState, Plan};
 
 use super::{Attempt, VmFolder};
+use crate::chain;
 use crate::error::{Error, Result};
 use crate::layout;
 use crate::step::Step;
@@ -138,9 +139,10 @@ async fn parent_state(attempt: &mut Attempt<'_>, backup: &Backup) -> Result<Pare
     let damaged = ancestry.iter().rfind(|link| link.status != BackupStatus::Completed);
     let damaged = damaged.map(|link| format!("backup {}", link.id));
     let mut missing_object = None;
+    let (links, most_links) = (ancestry.len(), attempt.job.shared.limits.full_at_depth());
     'chain: for link in &ancestry {
         for disk in &link.disks {
-            let found = attempt.store.size(&disk.object_key).await?;
+            let found = chain::object_size(&mut attempt.store, disk).await?;
             if found != Some(disk.stored) {
                 missing_object = Some(match found {
                     None => disk.object_key.clone(),
@@ -156,6 +158,8 @@ async fn parent_state(attempt: &mut Attempt<'_>, backup: &Backup) -> Result<Pare
         id: backup.id,
         damaged,
         missing_object,
+        links,
+        most_links,
         disks: backup
             .disks
             .iter()

@@ -168,6 +168,29 @@ pub(crate) fn publish(from: &Location, to: &str) -> Result<()> {
     rustix::fs::fsync(&new_parent).map_err(|e| Error::io(what(), e.into()))
 }
 
+/// Gives a file the name of another one in the same granted folder, durably; `false` where it does not exist.
+pub(crate) fn replace(from: &Location, to: &Location) -> Result<bool> {
+    if from.folder != to.folder {
+        return Err(Error::invalid("a file takes a name in its own folder only"));
+    }
+    let what = || format!("replacing {}", to.display());
+    let (old_parent, old_name) = match open_parent(from, false) {
+        Ok(found) => found,
+        Err(error) if error.kind() == crate::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let (new_parent, new_name) = open_parent(to, false)?;
+    match rustix::fs::renameat(&old_parent, old_name, &new_parent, new_name) {
+        Ok(()) => {
+            rustix::fs::fsync(&new_parent).map_err(|e| Error::io(what(), e.into()))?;
+            rustix::fs::fsync(&old_parent).map_err(|e| Error::io(what(), e.into()))?;
+            Ok(true)
+        }
+        Err(Errno::NOENT) => Ok(false),
+        Err(error) => Err(Error::io(what(), error.into())),
+    }
+}
+
 /// Makes the folder and an empty file in it, durably; both may be there already.
 pub(crate) fn mark(folder: &Path, name: &str) -> Result<()> {
     let failed = |e| Error::io(format!("marking {} as a repository", folder.display()), e);
@@ -332,6 +355,21 @@ mod tests {
         let mut expected = [piece.as_slice(), b"|"].concat().repeat(9);
         expected[..4].copy_from_slice(b"HEAD");
         assert!(read(&partial, ByteLen(1 << 30)).unwrap() == expected);
+    }
+
+    #[test]
+    fn a_replaced_file_stays_good_for_who_reads_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (old, new) = (at(dir.path(), "a"), at(dir.path(), "a.new"));
+        std::fs::write(dir.path().join("a"), b"old").unwrap();
+        std::fs::write(dir.path().join("a.new"), b"new").unwrap();
+        let reader = open(&old).unwrap();
+        assert!(replace(&new, &old).unwrap());
+        assert!(!replace(&new, &old).unwrap(), "doing it twice is no error");
+        assert_eq!(read(&old, ByteLen(10)).unwrap(), b"new");
+        assert_eq!(std::io::read_to_string(reader).unwrap(), "old");
+        let elsewhere = tempfile::tempdir().unwrap();
+        assert!(replace(&old, &at(elsewhere.path(), "a")).is_err());
     }
 
     #[test]

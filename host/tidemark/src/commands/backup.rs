@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 use tidemark_api::wire::{
-    BackupChain, BackupDetail, BackupList, BackupSummary, JobEntry, RequestedBackupType, StartBackup,
-    StartedBackup, VerifyBackup, VerifyDepth,
+    BackupChain, BackupDetail, BackupList, BackupSummary, DeleteBackups, JobEntry, RequestedBackupType,
+    StartBackup, StartedBackup, StartedDeletion, VerifyBackup, VerifyDepth,
 };
 
 use super::finish;
@@ -59,9 +59,12 @@ pub(crate) fn run(verb: BackupVerb, client: &Client, output: &Output) -> Result<
         }
         BackupVerb::Pin { id } => pin(client, output, &id, "pin")?,
         BackupVerb::Unpin { id } => pin(client, output, &id, "unpin")?,
-        BackupVerb::Delete { id, wait } => {
-            let accepted = client.delete(&format!("/api/v1/backups/{}", escape(&id)))?;
-            return finish(client, output, accepted, &wait, |_| format!("backup {id} is deleted"));
+        BackupVerb::Delete { ids, wait } => return delete(client, output, ids, &wait),
+        BackupVerb::Synthesize { id, wait } => {
+            let accepted = client.act(&format!("/api/v1/backups/{}/actions/synthesize", escape(&id)))?;
+            return finish(client, output, accepted, &wait, |job| {
+                format!("backup {id} is a full; {}", merged(job))
+            });
         }
     }
     Ok(Ended::Done)
@@ -82,6 +85,54 @@ fn back_up(client: &Client, output: &Output, order: &StartBackup, wait: &Wait) -
         output.document(made, |backup: BackupDetail| show(&backup))?;
     }
     Ok(ended)
+}
+
+/// One job a VM and repository; one alone is shown as any job.
+fn delete(client: &Client, output: &Output, backup_ids: Vec<String>, wait: &Wait) -> Result<Ended> {
+    let accepted = client.post("/api/v1/backups/actions/delete", &DeleteBackups { backup_ids })?;
+    let started: StartedDeletion = serde_json::from_value(accepted.clone())?;
+    if wait.no_wait || started.jobs.len() == 1 {
+        return finish(client, output, accepted, wait, deleted);
+    }
+    let (mut worst, mut documents) = (Ended::Done, Vec::new());
+    for job in &started.jobs {
+        let (job, document) = follow(client, output, &job.job_id, Style::Progress)?;
+        worst = worst.max(conclude(output, &job));
+        documents.push(document);
+    }
+    output.document(serde_json::json!({ "jobs": documents }), |ended: DeletionsEnded| {
+        ended.jobs.iter().map(deleted).collect::<Vec<_>>().join("\n")
+    })?;
+    Ok(worst)
+}
+
+#[derive(serde::Deserialize)]
+struct DeletionsEnded {
+    jobs: Vec<JobEntry>,
+}
+
+fn deleted(job: &JobEntry) -> String {
+    let result = job.result.as_ref();
+    let gone = result.and_then(|result| result["removed"].as_array()).map_or(0, Vec::len);
+    format!("{gone} backup(s) deleted; {}", merged(job))
+}
+
+/// What a changed chain took and gave.
+fn merged(job: &JobEntry) -> String {
+    let number = |key: &str| job.result.as_ref().and_then(|result| result[key].as_u64());
+    let merges = job.result.as_ref().and_then(|result| result["merged"].as_array()).map_or(0, Vec::len);
+    let mut words = match merges {
+        0 => "nothing had to be merged".to_owned(),
+        _ => format!(
+            "{merges} merged: {} written, {} shared",
+            size(number("written_bytes").unwrap_or(0)),
+            size(number("shared_bytes").unwrap_or(0))
+        ),
+    };
+    if let (Some(before), Some(after)) = (number("free_bytes_before"), number("free_bytes_after")) {
+        words.push_str(&format!("; free space {} before, {} now", size(before), size(after)));
+    }
+    words
 }
 
 fn pin(client: &Client, output: &Output, id: &str, verb: &str) -> Result<()> {

@@ -1,0 +1,121 @@
+//! Sudden death at every step of a change of a chain: before the catalog's transaction nothing has changed, after it
+//! everything is finished, by this host, by another one, or by an import where the catalog is lost as well.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use tidemark_tests::process::wait_for;
+use tidemark_tests::server::{Server, ServerOptions};
+use tidemark_tests::site::{REPOSITORY, Site, SiteOptions, add_repository};
+
+use crate::chains::{Point, all_is_well, chain, nothing_else};
+use crate::crash::{RECOVERY, dies_at};
+use crate::disks;
+
+/// Every step that a change of a chain records, in order, and whether the change stands then.
+const STEPS: [(&str, bool); 5] = [
+    ("merge-begun", false),
+    ("merge-publishing", false),
+    ("chain-committing", false),
+    ("chain-renaming", true),
+    ("chain-sweeping", true),
+];
+
+const LONG: Duration = Duration::from_secs(120);
+
+fn submit_delete(server: &Server, ids: &[&str]) -> Result<()> {
+    let body = json!({ "backup_ids": ids });
+    server.rest().post("/api/v1/backups/actions/delete", &body)?.expect(202)?;
+    Ok(())
+}
+
+/// The job that died has ended, and nothing more is left in the repository than belongs to the backups.
+fn settled(site: &Site, backups: usize) -> Result<()> {
+    wait_for("the recovered job", LONG, || {
+        let jobs = site.rest().get("/api/v1/jobs?status=running")?.expect(200)?;
+        let quiet = jobs["jobs"].as_array().is_some_and(Vec::is_empty);
+        Ok((quiet && site.backups()?.len() == backups && nothing_else(site, backups).is_ok()).then_some(()))
+    })
+    .with_context(|| format!("{:?}", site.stored("")))?;
+    site.nothing_left_behind()
+}
+
+#[test]
+fn a_deletion_that_dies_happened_or_did_not() -> Result<()> {
+    let mut site = Site::start(SiteOptions::default(), disks::two)?;
+    let points = chain(&site, 4)?;
+    let mut kept: Vec<&Point> = points.iter().collect();
+    for (step, stands) in STEPS {
+        // The second of what is left: a merge into the middle; when that stood once, into the head.
+        let gone = kept[kept.len() - 2].0.id.clone();
+        site.server =
+            dies_at(site.server, site.folder.path(), step, |server| submit_delete(server, &[&gone]))
+                .with_context(|| format!("dying at {step}"))?;
+        if stands {
+            kept.remove(kept.len() - 2);
+        }
+        settled(&site, kept.len()).with_context(|| format!("after dying at {step}"))?;
+        all_is_well(&site, &kept).with_context(|| format!("after dying at {step}"))?;
+    }
+    site.finish(RECOVERY)
+}
+
+#[test]
+fn a_synthetic_full_that_dies_happened_or_did_not() -> Result<()> {
+    let mut site = Site::start(SiteOptions::default(), disks::two)?;
+    let points = chain(&site, 3)?;
+    let kept: Vec<&Point> = points.iter().collect();
+    let id = points[2].0.id.clone();
+    for (step, stands) in [("chain-committing", false), ("chain-renaming", true)] {
+        site.server = dies_at(site.server, site.folder.path(), step, |server| {
+            server
+                .rest()
+                .post(&format!("/api/v1/backups/{id}/actions/synthesize"), &json!({}))?
+                .expect(202)?;
+            Ok(())
+        })?;
+        settled(&site, kept.len()).with_context(|| format!("after dying at {step}"))?;
+        let expected = if stands { "full" } else { "incremental" };
+        let view = site.view(&id)?;
+        ensure!(view.detail["backup_type"] == expected, "after dying at {step}: {view:?}");
+        all_is_well(&site, &kept)?;
+    }
+    site.finish(RECOVERY)
+}
+
+/// The process dies and the catalog goes with it: the repository still gives every kept backup back.
+#[test]
+fn a_change_that_died_with_its_catalog_is_imported() -> Result<()> {
+    for step in ["chain-committing", "chain-renaming", "chain-sweeping"] {
+        let mut site = Site::start(SiteOptions::default(), disks::two)?;
+        let points = chain(&site, 3)?;
+        let gone = points[1].0.id.clone();
+        let folder = site.folder.path().to_path_buf();
+        site.server.finish(RECOVERY)?;
+        let environment = vec![("TIDEMARK_ABORT_AT_STEP".to_owned(), step.to_owned())];
+        let mut server = Server::start(&ServerOptions {
+            folder: folder.clone(),
+            environment,
+            ..ServerOptions::default()
+        })?;
+        submit_delete(&server, &[&gone])?;
+        wait_for("the fail point", LONG, || Ok((!server.is_running()).then_some(())))?;
+        fs::remove_dir_all(folder.join("data"))?;
+        site.server = Server::start(&ServerOptions { folder, ..ServerOptions::default() })?;
+        let cli = site.server.cli()?;
+        add_repository(&cli, &site.repository)?;
+        cli.run(&["repository", "import", REPOSITORY])?;
+        for (backup, frozen) in [&points[0], &points[2]] {
+            site.restores_to(&site.view(&backup.id)?, frozen).with_context(|| format!("died at {step}"))?;
+        }
+        // What was deleted may be back: nobody remembers that it was to go.
+        for backup in site.backups()? {
+            let id = backup["backup_id"].as_str().context("a backup_id")?;
+            site.server.cli()?.run(&["backup", "verify", id, "--level", "deep"])?;
+        }
+        site.finish(RECOVERY)?;
+    }
+    Ok(())
+}
