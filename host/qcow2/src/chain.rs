@@ -1,5 +1,5 @@
 //! A whole chain as one virtual disk: where each byte comes from, and the bytes. Top layer first. Usable from many
-//! threads at once: nothing but two bounded caches and a pool of decoders is shared.
+//! threads at once: nothing but two bounded caches and a pool of decoding contexts is shared.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tidemark_model::{ByteLen, Extent, GuestOffset, HostOffset};
 
 use crate::cache::Cache;
-use crate::decode::Decoder;
 use crate::error::{Error, Result};
 use crate::image::{Image, Stored};
+use crate::read::Scratch;
 
 /// L2 tables kept in memory for a chain: 256 GiB of guest space at 64 KiB clusters.
 const TABLE_CACHE_BYTES: usize = 32 << 20;
@@ -23,7 +23,7 @@ pub struct Chain {
     layers: Vec<Image>,
     tables: Cache<(usize, u64), u64>,
     pub(crate) clusters: Cache<(usize, u64), u8>,
-    decoders: Mutex<Vec<Decoder>>,
+    scratch: Mutex<Vec<Scratch>>,
 }
 
 /// A run of the virtual disk and where its bytes are.
@@ -89,7 +89,7 @@ impl Chain {
             layers,
             tables: Cache::new(table_bytes),
             clusters: Cache::new(CLUSTER_CACHE_BYTES),
-            decoders: Mutex::new(Vec::new()),
+            scratch: Mutex::new(Vec::new()),
         }
     }
 
@@ -137,9 +137,9 @@ impl Chain {
     /// `Invalid` for a range beyond the disk; `Corrupt` and `Io` from the layer that holds the bytes.
     pub fn read_at(&self, offset: GuestOffset, buffer: &mut [u8]) -> Result<()> {
         let walk = self.walk(offset.0, buffer.len() as u64)?;
-        let mut decoder = self.lock_decoders().pop().unwrap_or_else(Decoder::new);
-        let result = crate::read::fill(self, walk, buffer, &mut decoder);
-        self.lock_decoders().push(decoder);
+        let mut scratch = self.lock_scratch().pop().unwrap_or_else(Scratch::new);
+        let result = crate::read::fill(self, walk, buffer, &mut scratch);
+        self.lock_scratch().push(scratch);
         result
     }
 
@@ -154,8 +154,8 @@ impl Chain {
         Ok(Walk { chain: self, walker: Walker::new(self, offset, offset + length) })
     }
 
-    fn lock_decoders(&self) -> std::sync::MutexGuard<'_, Vec<Decoder>> {
-        self.decoders.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_scratch(&self) -> std::sync::MutexGuard<'_, Vec<Scratch>> {
+        self.scratch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -29,7 +29,27 @@ struct Group<'b> {
     clusters: Vec<Wanted<'b>>,
 }
 
-pub(crate) fn fill(chain: &Chain, walk: Walk<'_>, buffer: &mut [u8], decoder: &mut Decoder) -> Result<()> {
+/// What a reading thread uses again: contexts, and the memory that compressed bytes are read into.
+pub(crate) struct Scratch {
+    decoder: Decoder,
+    packed: Vec<u8>,
+}
+
+impl Scratch {
+    pub(crate) fn new() -> Self {
+        Self { decoder: Decoder::new(), packed: Vec::new() }
+    }
+
+    /// So much memory; what is in it does not matter, so that it is not cleared.
+    fn packed(&mut self, length: usize) -> (&mut [u8], &mut Decoder) {
+        if self.packed.len() < length {
+            self.packed.resize(length, 0);
+        }
+        (&mut self.packed[..length], &mut self.decoder)
+    }
+}
+
+pub(crate) fn fill(chain: &Chain, walk: Walk<'_>, buffer: &mut [u8], scratch: &mut Scratch) -> Result<()> {
     let mut rest = buffer;
     let mut group: Option<Group<'_>> = None;
     for segment in walk {
@@ -49,14 +69,14 @@ pub(crate) fn fill(chain: &Chain, walk: Walk<'_>, buffer: &mut [u8], decoder: &m
                         Some(open)
                     }
                     full => {
-                        read_group(chain, full, decoder)?;
+                        read_group(chain, full, scratch)?;
                         Some(Group::begin(segment.layer, wanted))
                     }
                 };
             }
         }
     }
-    read_group(chain, group, decoder)
+    read_group(chain, group, scratch)
 }
 
 impl<'b> Group<'b> {
@@ -77,7 +97,7 @@ impl<'b> Group<'b> {
     }
 }
 
-fn read_group(chain: &Chain, group: Option<Group<'_>>, decoder: &mut Decoder) -> Result<()> {
+fn read_group(chain: &Chain, group: Option<Group<'_>>, scratch: &mut Scratch) -> Result<()> {
     let Some(mut group) = group else { return Ok(()) };
     let image = &chain.layers()[group.layer];
     let cluster_bytes = in_memory(image.header().cluster_size());
@@ -92,9 +112,9 @@ fn read_group(chain: &Chain, group: Option<Group<'_>>, decoder: &mut Decoder) ->
     if group.clusters.is_empty() {
         return Ok(());
     }
-    let mut packed = vec![0; in_memory(group.end - group.start)];
+    let (packed, decoder) = scratch.packed(in_memory(group.end - group.start));
     let outer = |error: crate::Error| error.within(format_args!("layer {}", group.layer));
-    image.read_host(group.start, &mut packed).map_err(outer)?;
+    image.read_host(group.start, packed).map_err(outer)?;
     for wanted in &mut group.clusters {
         let from = in_memory(wanted.host - group.start);
         let input = &packed[from..from + in_memory(wanted.length)];
