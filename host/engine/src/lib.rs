@@ -13,6 +13,7 @@ mod digest;
 mod engine;
 mod error;
 mod export;
+mod flatten;
 mod image_file;
 mod import;
 mod inventory;
@@ -23,6 +24,7 @@ mod mover;
 mod plugins;
 mod queue;
 mod ranges;
+mod raw;
 mod recovery;
 mod requests;
 mod restore;
@@ -39,6 +41,7 @@ pub use copy::{CopyOptions, CopyReport, copy_disk};
 pub use engine::{AtMaxDepth, Engine, EngineOptions, Limits};
 pub use error::{Error, ErrorKind, Result};
 pub use export::{Export, ExportStream};
+pub use flatten::{FlattenOptions, FlattenReport, flatten_chain};
 pub use merge::{MergeChainOptions, MergeChainReport, merge_chain};
 pub use requests::{
     BackupRequest, BackupView, Event, ImageFormat, NewConnection, RestoreRequest, SubmittedBackup,

@@ -1,16 +1,13 @@
 //! Restores one disk of a backup to a file on this host: raw (sparse), one standalone QCOW2 image, or a VMDK. The file
 //! appears under its name only when all of it is durable.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Value, json};
 use tidemark_model::{ByteLen, Extent, ExtentList, GuestOffset, JobKind};
-use tidemark_qcow2::{CLUSTER_SIZE, Chain, ImageSpec, MappingKind};
-use tokio_util::sync::CancellationToken;
+use tidemark_qcow2::{CLUSTER_SIZE, Chain, ImageSpec};
 
 use crate::chain;
 use crate::engine::Engine;
@@ -18,13 +15,12 @@ use crate::error::{Error, Result};
 use crate::export;
 use crate::mover::{self, MovePlan, MoveProgress, MoveTarget};
 use crate::queue::JobContext;
+use crate::raw;
 use crate::requests::{ImageFormat, RestorePayload, RestoreRequest};
 use crate::source::Source;
 use crate::step::Step;
 use crate::store::{self, Location, ObjectStore, PendingObject};
 
-/// What one thread copies at a time.
-const BLOCK: u64 = 1 << 20;
 /// Mappings are asked for in pieces of this size, so that a large disk's map is never in memory as a whole.
 const MAP_WINDOW: u64 = 1 << 30;
 
@@ -109,72 +105,12 @@ async fn write_raw(job: &Arc<JobContext>, disk: &Arc<Chain>, partial: &Location)
     job.report_with(move || {
         json!({ "phase": "restoring", "written_bytes": shown.load(Ordering::Relaxed), "capacity_bytes": capacity })
     });
-    let threads = job.shared.limits.encoders.max(1);
+    let computing = job.shared.limits.encoders;
     store::blocking("restoring a disk", move || {
-        let file = store::create_file(&place)?;
-        let failed = |e| Error::io(format!("writing {}", place.display()), e);
-        file.set_len(capacity).map_err(failed)?;
-        let mut window = 0;
-        while window < capacity {
-            let length = MAP_WINDOW.min(capacity - window);
-            let ranges = data_ranges(&disk, Extent { offset: GuestOffset(window), length: ByteLen(length) })?;
-            copy_ranges(&disk, &file, &ranges, threads, &cancel, &done, &place)?;
-            window += length;
-        }
-        file.sync_all().map_err(failed)?;
+        raw::write(&disk, &place, computing, &cancel, &done)?;
         Ok(ByteLen(done.load(Ordering::Relaxed)))
     })
     .await
-}
-
-/// Copies with several threads, which decode at the same time.
-fn copy_ranges(
-    disk: &Chain,
-    file: &File,
-    ranges: &ExtentList,
-    threads: usize,
-    cancel: &CancellationToken,
-    done: &AtomicU64,
-    place: &Location,
-) -> Result<()> {
-    let blocks: Vec<Extent> = ranges.iter().flat_map(cut).collect();
-    let next = AtomicU64::new(0);
-    let copy = || -> Result<()> {
-        let mut buffer = vec![0; 1 << 20];
-        loop {
-            let index = usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap_or(usize::MAX);
-            let Some(block) = blocks.get(index) else { return Ok(()) };
-            if cancel.is_cancelled() {
-                return Err(Error::cancelled());
-            }
-            let part = &mut buffer[..usize::try_from(block.length.0).unwrap_or(0)];
-            disk.read_at(block.offset, part)?;
-            file.write_all_at(part, block.offset.0)
-                .map_err(|e| Error::io(format!("writing {}", place.display()), e))?;
-            done.fetch_add(block.length.0, Ordering::Relaxed);
-        }
-    };
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(copy)).collect();
-        workers.into_iter().try_for_each(|worker| {
-            worker.join().map_err(|_| Error::internal("a restoring thread panicked"))?
-        })
-    })
-}
-
-fn cut(range: Extent) -> impl Iterator<Item = Extent> {
-    (0..range.length.0.div_ceil(BLOCK)).map(move |index| {
-        let offset = range.offset.0 + index * BLOCK;
-        Extent { offset: GuestOffset(offset), length: ByteLen(BLOCK.min(range.end().0 - offset)) }
-    })
-}
-
-/// The ranges of a window that any layer stores.
-fn data_ranges(disk: &Chain, window: Extent) -> Result<ExtentList> {
-    let mapped = disk.map(window)?;
-    let data =
-        mapped.into_iter().filter(|mapping| mapping.kind != MappingKind::Zero).map(|mapping| mapping.extent);
-    ExtentList::checked(data.collect(), disk.virtual_size()).map_err(|e| Error::damaged(e.to_string()))
 }
 
 async fn write_qcow2(job: &Arc<JobContext>, disk: &Arc<Chain>, partial: &Location) -> Result<ByteLen> {
@@ -185,9 +121,10 @@ async fn write_qcow2(job: &Arc<JobContext>, disk: &Arc<Chain>, partial: &Locatio
         let mut window = 0;
         while window < capacity.0 {
             let length = MAP_WINDOW.min(capacity.0 - window);
-            ranges.extend(
-                data_ranges(&reader, Extent { offset: GuestOffset(window), length: ByteLen(length) })?.iter(),
-            );
+            ranges.extend(raw::data_ranges(
+                &reader,
+                Extent { offset: GuestOffset(window), length: ByteLen(length) },
+            )?);
             window += length;
         }
         let ranges = ExtentList::checked(ranges, capacity).map_err(|e| Error::damaged(e.to_string()))?;

@@ -26,7 +26,7 @@ use crate::step::{ObjectRef, PluginPin};
 
 pub(crate) use direct::aligned_memory;
 use folder::AppendFile;
-pub(crate) use folder::{Location, create_file};
+pub(crate) use folder::{Location, create_file, open_direct};
 pub(crate) use shared::{SharedObject, can_share, nameless};
 
 /// The file that tells a repository's folder from an empty mount point.

@@ -132,7 +132,7 @@ impl AppendFile {
 }
 
 /// A second handle of the same file, for direct writes; none where the file system has none.
-fn open_direct(file: &File) -> Option<File> {
+pub(crate) fn open_direct(file: &File) -> Option<File> {
     // By its handle, not by its name: a name may be given to another file meanwhile.
     let same = format!("/proc/self/fd/{}", file.as_raw_fd());
     let flags = OFlags::WRONLY | OFlags::DIRECT | OFlags::CLOEXEC;
