@@ -79,7 +79,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         name: "tidemark-bench",
-        may_use: &["tidemark-engine", "tidemark-tests"],
+        may_use: &[MODEL, "tidemark-engine", "tidemark-tests"],
         why_no_more: "what is timed is a backup's own move, through the door that the engine opens for it",
     },
     Rule {

@@ -37,7 +37,7 @@ mod tokens;
 mod verify;
 mod vms;
 
-pub use copy::{CopyOptions, CopyReport, copy_disk};
+pub use copy::{Changed, CopyOptions, CopyReport, copy_disk};
 pub use engine::{AtMaxDepth, Engine, EngineOptions, Limits};
 pub use error::{Error, ErrorKind, Result};
 pub use export::{Export, ExportStream};

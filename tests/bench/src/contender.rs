@@ -1,24 +1,32 @@
-//! Who takes part, each with its best flags, and each ending with its result durable:
-//! ours syncs before it publishes, `qemu-img` and `qemu-nbd` write past the page cache and flush at their end.
+//! Who takes part, each with its best flags, and each ending with its result durable: ours syncs before it publishes,
+//! the peers write past the page cache and flush at their end, or are followed by a sync in their own time.
 
-use std::os::unix::fs::MetadataExt;
-use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use tidemark_tests::process::{terminate, tool, wait_for};
+use tidemark_tests::process::tool;
+use tidemark_tests::qemu;
 
-use crate::measure::{Measured, Meter, Sample};
+use crate::data::{Disk, text};
+use crate::measure::Meter;
+use crate::ours::numbered;
+use crate::peers;
 
 /// A way to do a work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Contender {
+    /// The engine's process with nothing to do: the floor under the memory of all of ours.
+    Idle,
     /// The engine's mover, at a zstd level or uncompressed.
-    Ours(Option<i32>),
-    /// `qemu-img convert`.
-    QemuImg {
+    Copy(Option<i32>),
+    /// The same for so many disks at once, in one process.
+    CopyMany(u32, Option<i32>),
+    /// The engine's mover over a list of changed blocks.
+    Increment(Option<i32>),
+    /// `qemu-img convert` from NBD.
+    Convert {
         /// With zstd-compressed clusters.
         compressed: bool,
     },
@@ -26,103 +34,154 @@ pub(crate) enum Contender {
     NbdCopy,
     /// Nothing but sequential direct writes of as many bytes: what the disk gives.
     Fio,
+    /// A loop of libnbd reads and writes over a list of changed blocks into a `qemu-nbd` over a fresh overlay.
+    ListLoop {
+        /// Blocks on their way at once.
+        in_flight: u32,
+    },
 }
+
+/// What there is to do, and with what.
+#[derive(Debug)]
+pub(crate) struct Task<'a> {
+    /// The source server's address.
+    pub(crate) uri: &'a str,
+    /// The disk behind it.
+    pub(crate) disk: &'a Disk,
+    /// The result: does not exist yet.
+    pub(crate) to: PathBuf,
+    /// Where the peers that come as source were built.
+    pub(crate) tools: &'a Path,
+}
+
+/// The empty image below an increment, in the folder of the result.
+pub(crate) const PARENT: &str = "parent.qcow2";
 
 impl Contender {
     /// How the tables call it.
     pub(crate) fn name(self) -> String {
+        let level = |level: Option<i32>| level.map_or(String::new(), |level| format!(", zstd {level}"));
         match self {
-            Self::Ours(None) => "tidemark".to_owned(),
-            Self::Ours(Some(level)) => format!("tidemark, zstd {level}"),
-            Self::QemuImg { compressed: false } => "qemu-img convert".to_owned(),
-            Self::QemuImg { compressed: true } => "qemu-img convert -c (zstd)".to_owned(),
+            Self::Idle => "tidemark, idle".to_owned(),
+            Self::Copy(zstd) | Self::Increment(zstd) => format!("tidemark{}", level(zstd)),
+            Self::CopyMany(disks, zstd) => format!("tidemark, {disks} disks at once{}", level(zstd)),
+            Self::Convert { compressed: false } => "qemu-img convert".to_owned(),
+            Self::Convert { compressed: true } => "qemu-img convert -c (zstd)".to_owned(),
             Self::NbdCopy => "nbdcopy → qemu-nbd".to_owned(),
             Self::Fio => "fio, direct writes (the limit)".to_owned(),
+            Self::ListLoop { in_flight: 1 } => "libnbd loop → qemu-nbd".to_owned(),
+            Self::ListLoop { in_flight } => format!("libnbd, {in_flight} in flight → qemu-nbd"),
         }
     }
 
-    /// Whether it is one of ours.
+    /// Whether others are held against it.
     pub(crate) fn is_ours(self) -> bool {
-        matches!(self, Self::Ours(_))
+        matches!(self, Self::Copy(_) | Self::CopyMany(..) | Self::Increment(_))
     }
 
-    /// Whether its result is an image that can be compared.
-    pub(crate) fn makes_image(self) -> bool {
-        self != Self::Fio
-    }
-
-    /// Does the work once. `to` does not exist yet; `data_bytes` is what a bare writer would write.
-    pub(crate) fn run(self, uri: &str, size: u64, data_bytes: u64, to: &Path) -> Result<Sample> {
-        let mut meter = Meter::start();
+    /// Why it cannot take part on this machine, if so.
+    pub(crate) fn missing(self, tools: &Path) -> Option<&'static str> {
         match self {
-            Self::Ours(level) => {
-                let mut command = Command::new(std::env::current_exe()?);
-                command.arg("copy").arg(uri).arg(to);
-                if let Some(level) = level {
-                    command.arg(format!("--level={level}"));
-                }
-                meter.run(&mut command)?;
+            Self::Fio if tool("fio", ["--version"]).is_err() => Some("fio is not installed"),
+            Self::ListLoop { .. } if !peers::list_loop(tools).exists() => {
+                Some("it could not be built (a C compiler and libnbd-dev are needed)")
             }
-            Self::QemuImg { compressed } => {
-                let mut command = Command::new("qemu-img");
-                command.args("convert -W -m 16 -t none -f raw -O qcow2".split(' '));
-                if compressed {
-                    command.args(["-c", "-o", "compression_type=zstd"]);
-                }
-                meter.run(command.arg(uri).arg(to))?;
+            _ => None,
+        }
+    }
+
+    /// What must be there before the clock starts.
+    pub(crate) fn prepare(self, task: &Task<'_>) -> Result<()> {
+        match self {
+            Self::Increment(_) | Self::ListLoop { .. } => {
+                let parent = task.to.with_file_name(PARENT);
+                let args = ["create", "-q", "-f", "qcow2", &text(&parent), &task.disk.size.to_string()];
+                if parent.exists() { Ok(()) } else { tool("qemu-img", args).map(drop) }
             }
-            Self::NbdCopy => nbdcopy(&mut meter, uri, size, to)?,
-            Self::Fio => {
-                let mut command = Command::new("fio");
-                command.args(
-                    "--name=limit --rw=write --bs=1M --direct=1 --ioengine=libaio --iodepth=8".split(' '),
-                );
-                command.args(["--end_fsync=1", "--output=/dev/null"]);
-                command.arg(format!("--size={data_bytes}")).arg(format!("--filename={}", to.display()));
-                meter.run(&mut command)?;
+            _ => Ok(()),
+        }
+    }
+
+    /// Does the work once.
+    pub(crate) fn run(self, meter: &mut Meter, task: &Task<'_>) -> Result<()> {
+        let Task { uri, disk, to, tools } = task;
+        match self {
+            Self::Idle => meter.run(ours()?.arg("idle")),
+            Self::Copy(level) => meter.run(with_level(ours()?.arg("copy").arg(uri).arg(to), level)),
+            Self::CopyMany(disks, level) => {
+                let mut command = ours()?;
+                command.arg("copy").arg(uri).arg(to).arg(format!("--disks={disks}"));
+                meter.run(with_level(&mut command, level))
+            }
+            Self::Increment(level) => {
+                let mut command = ours()?;
+                command.arg("copy").arg(uri).arg(to).arg("--changed").arg(&disk.list);
+                meter.run(with_level(command.args(["--backing", PARENT]), level))
+            }
+            Self::Convert { compressed } => peers::convert(meter, uri, to, compressed),
+            Self::NbdCopy => peers::nbdcopy(meter, uri, disk.size, to),
+            Self::Fio => peers::fio(meter, disk.data_bytes, to),
+            Self::ListLoop { in_flight } => peers::copy_list(
+                meter,
+                tools,
+                uri,
+                &disk.list,
+                to.with_file_name(PARENT).as_path(),
+                to,
+                in_flight,
+            ),
+        }
+        .with_context(|| self.name())
+    }
+
+    /// The files it makes.
+    pub(crate) fn results(self, to: &Path) -> Vec<PathBuf> {
+        let with_ranges = |image: PathBuf| [image.with_extension("digests"), image];
+        match self {
+            Self::Idle => Vec::new(),
+            Self::Copy(_) | Self::Increment(_) => with_ranges(to.to_path_buf()).into(),
+            Self::CopyMany(disks, _) => {
+                (0..disks).flat_map(|number| with_ranges(numbered(to, number))).collect()
+            }
+            _ => vec![to.to_path_buf()],
+        }
+    }
+
+    /// Fails unless the results are consistent and hold what is on the disk.
+    pub(crate) fn judge(self, task: &Task<'_>) -> Result<()> {
+        let disk = &task.disk.path;
+        match self {
+            Self::Idle | Self::Fio => return Ok(()),
+            _ => {
+                let images = self.results(&task.to);
+                for image in images.iter().filter(|path| path.extension().is_some_and(|one| one == "qcow2")) {
+                    qemu::check(image)?;
+                    qemu::same_content(disk, image)?;
+                    ensure!(qemu::virtual_size(image)? == task.disk.size, "the result has another size");
+                }
             }
         }
-        let metadata = std::fs::metadata(to).with_context(|| format!("{} left no result", self.name()))?;
-        Ok(meter.stop(metadata.blocks() * 512))
+        Ok(())
+    }
+
+    /// Takes the results away again, and what lies beside them.
+    pub(crate) fn clean_up(self, to: &Path) -> Result<()> {
+        for path in self.results(to) {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("cannot remove {}", path.display()));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 }
 
-/// Both processes count, and so does the making of the image and the server's last flush.
-fn nbdcopy(meter: &mut Meter, uri: &str, size: u64, to: &Path) -> Result<()> {
-    let socket = to.with_extension("sock");
-    meter
-        .run(Command::new("qemu-img").args(["create", "-q", "-f", "qcow2"]).arg(to).arg(size.to_string()))?;
-    let mut command = Command::new("qemu-nbd");
-    command.args("--persistent --shared=8 --format=qcow2 --cache=none --aio=native".split(' '));
-    let server = Measured::start(command.arg("--socket").arg(&socket).arg(to))?;
-    let deadline = Duration::from_secs(10);
-    // The socket's file is there a moment before it is listened on.
-    wait_for("qemu-nbd's socket", deadline, || Ok(UnixStream::connect(&socket).ok()))?;
-    let mut copy = Command::new("nbdcopy");
-    copy.args(["--flush", "--destination-is-zero"]);
-    meter.run(copy.arg(uri).arg(nbd_uri(&socket)))?;
-    terminate(server.pid().context("qemu-nbd has ended by itself")?)?;
-    meter.reap(server).context("qemu-nbd over the result failed")
+fn ours() -> Result<Command> {
+    Ok(Command::new(std::env::current_exe()?))
 }
 
-/// The address of a server on a Unix socket.
-pub(crate) fn nbd_uri(socket: &Path) -> String {
-    format!("nbd+unix:///?socket={}", socket.display())
-}
-
-/// Whether this machine has `fio`; it is no condition.
-pub(crate) fn has_fio() -> bool {
-    tool("fio", ["--version"]).is_ok()
-}
-
-/// Fails unless the image is consistent and a guest would see in it what is on the disk.
-pub(crate) fn judge(disk: &Path, image: &Path) -> Result<()> {
-    tidemark_tests::qemu::check(image)?;
-    tidemark_tests::qemu::same_content(disk, image)?;
-    ensure!(
-        tidemark_tests::qemu::virtual_size(image)? == std::fs::metadata(disk)?.len(),
-        "{} has another size than its source",
-        image.display()
-    );
-    Ok(())
+fn with_level(command: &mut Command, level: Option<i32>) -> &mut Command {
+    command.args(level.map(|level| format!("--level={level}")))
 }

@@ -3,6 +3,7 @@
 //!
 //! A process of its own makes a disk (the hidden command `make-disk`): it holds the names of all files.
 
+use std::fmt::Write;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::FileExt;
@@ -13,6 +14,8 @@ use clap::Args;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, RngExt, SeedableRng};
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
 use tidemark_tests::process::tool;
 
 /// One mebibyte in bytes.
@@ -22,7 +25,7 @@ pub(crate) const GIB: u64 = 1 << 30;
 
 /// Data is written, and warmed, in pieces of this size.
 const PIECE: usize = 256 << 10;
-/// The grain of the scattered disk's data.
+/// The grain of scattered data: what change tracking tells apart.
 const GRAIN: u64 = 64 << 10;
 /// A period of the dense disk: this much of files, this much of noise, and a hole.
 const FILES: u64 = 24 * MIB;
@@ -50,10 +53,14 @@ pub(crate) enum DiskPlan {
 }
 
 /// A raw disk on a file system.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Disk {
     /// Where it is.
     pub(crate) path: PathBuf,
+    /// Where a scattered disk's data is, grain by grain: what has changed in it since it was empty.
+    pub(crate) list: PathBuf,
+    /// Its size in bytes.
+    pub(crate) size: u64,
     /// Bytes that carry data.
     pub(crate) data_bytes: u64,
 }
@@ -66,32 +73,44 @@ impl DiskPlan {
         }
     }
 
+    /// About how many bytes will carry data.
+    pub(crate) fn data_bytes(self) -> u64 {
+        match self {
+            Self::Dense { size } => size / (FILES + NOISE + HOLE) * (FILES + NOISE) + FILES + NOISE,
+            Self::Scattered { data, .. } => data,
+        }
+    }
+
     /// Has the disk made by a process of its own.
     pub(crate) fn make(self, path: &Path) -> Result<Disk> {
-        let program = std::env::current_exe()?;
-        let program = program.to_str().context("this program's path is no text")?;
         let (size, data) = match self {
             Self::Dense { size } => (size, None),
             Self::Scattered { size, data } => (size, Some(data)),
         };
-        let mut args = vec!["make-disk".to_owned(), path.display().to_string(), size.to_string()];
+        let list = path.with_extension("list");
+        let mut args = vec!["make-disk".to_owned(), text(path), text(&list), size.to_string()];
         args.extend(data.map(|data| format!("--scattered={data}")));
-        let data_bytes = tool(program, args)?.trim().parse().context("make-disk tells how much it wrote")?;
-        Ok(Disk { path: path.to_path_buf(), data_bytes })
+        let data_bytes =
+            tool(&this_program()?, args)?.trim().parse().context("make-disk tells how much it wrote")?;
+        Ok(Disk { path: path.to_path_buf(), list, size, data_bytes })
     }
 
-    /// Makes the disk and answers how many bytes carry data. Two calls make the same on the same machine.
-    fn fill(self, path: &Path) -> Result<u64> {
+    /// Makes the disk and answers which grains carry data; none for a dense one, whose data is in long runs. Two
+    /// calls make the same on the same machine.
+    fn fill(self, path: &Path) -> Result<(u64, Vec<u64>)> {
         let file = File::options().read(true).write(true).create_new(true).open(path);
         let file = file.with_context(|| format!("cannot make {}", path.display()))?;
         file.set_len(self.size())?;
         let mut fill = Fill::new()?;
-        let data_bytes = match self {
-            Self::Dense { size } => dense(&file, size, &mut fill)?,
-            Self::Scattered { size, data } => scattered(&file, size, data, &mut fill)?,
+        let made = match self {
+            Self::Dense { size } => (dense(&file, size, &mut fill)?, Vec::new()),
+            Self::Scattered { size, data } => {
+                let grains = scattered(&file, size, data, &mut fill)?;
+                (grains.len() as u64 * GRAIN, grains)
+            }
         };
         file.sync_all()?;
-        Ok(data_bytes)
+        Ok(made)
     }
 }
 
@@ -99,6 +118,8 @@ impl DiskPlan {
 #[derive(Debug, Args)]
 pub(crate) struct DiskArgs {
     path: PathBuf,
+    /// Where the grains with data are written down.
+    list: PathBuf,
     size: u64,
     /// Bytes of scattered data; a dense disk without it.
     #[arg(long)]
@@ -106,21 +127,60 @@ pub(crate) struct DiskArgs {
 }
 
 /// Makes a disk and prints how many bytes of it carry data.
-pub(crate) fn run(args: DiskArgs) -> Result<()> {
-    let DiskArgs { path, size, scattered } = args;
+pub(crate) fn make(args: DiskArgs) -> Result<()> {
+    let DiskArgs { path, list, size, scattered } = args;
     let plan = scattered.map_or(DiskPlan::Dense { size }, |data| DiskPlan::Scattered { size, data });
-    println!("{}", plan.fill(&path)?);
+    let (data_bytes, grains) = plan.fill(&path)?;
+    write_list(&list, &grains)?;
+    println!("{data_bytes}");
     Ok(())
 }
 
+/// Lines "OFFSET LENGTH" in bytes.
+fn write_list(path: &Path, grains: &[u64]) -> Result<()> {
+    let mut lines = String::new();
+    for start in grains {
+        writeln!(lines, "{start} {GRAIN}")?;
+    }
+    fs::write(path, lines).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// This program, for its hidden commands.
+pub(crate) fn this_program() -> Result<String> {
+    Ok(text(&std::env::current_exe()?))
+}
+
+/// A path as an argument.
+pub(crate) fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
 impl Disk {
-    /// Brings its data into the page cache, so that the first contender does not pay for all. Holes are read too:
-    /// they cost no disk access.
+    /// Brings its data into the page cache, so that the first contender does not pay for all.
     pub(crate) fn warm(&self) -> Result<()> {
-        let mut buffer = vec![0; PIECE];
-        let mut file = File::open(&self.path)?;
-        while file.read(&mut buffer)? > 0 {}
-        Ok(())
+        warm(&self.path)
+    }
+}
+
+/// Reads what is not a hole.
+fn warm(path: &Path) -> Result<()> {
+    let file = File::open(path)?;
+    let mut buffer = vec![0; PIECE];
+    let mut offset = 0;
+    loop {
+        offset = match rustix::fs::seek(&file, SeekFrom::Data(offset)) {
+            Ok(start) => start,
+            // Nothing but a hole is left.
+            Err(Errno::NXIO) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        let end = rustix::fs::seek(&file, SeekFrom::Hole(offset))?;
+        while offset < end {
+            let length = usize::try_from(end - offset).unwrap_or(PIECE).min(PIECE);
+            let read = file.read_at(&mut buffer[..length], offset)?;
+            ensure!(read > 0, "{} has become shorter", path.display());
+            offset += read as u64;
+        }
     }
 }
 
@@ -138,19 +198,21 @@ fn dense(file: &File, size: u64, fill: &mut Fill) -> Result<u64> {
     Ok(data_bytes)
 }
 
-/// One grain in each of as many equal slots, somewhere on the grid.
-fn scattered(file: &File, size: u64, data: u64, fill: &mut Fill) -> Result<u64> {
+/// One grain in each of as many equal slots, somewhere on the grid; answers where.
+fn scattered(file: &File, size: u64, data: u64, fill: &mut Fill) -> Result<Vec<u64>> {
     let grains = data / GRAIN;
     ensure!(grains > 0 && size / GRAIN >= grains, "no room for the data");
     let slot = size / grains;
+    let mut starts = Vec::new();
     for grain in 0..grains {
         let room = slot / GRAIN;
         let start =
             (grain * slot).next_multiple_of(GRAIN) + fill.noise.random_range(0..room.max(2) - 1) * GRAIN;
         let kind = if grain % 2 == 0 { Kind::Files } else { Kind::Noise };
         fill.range(file, start, start + GRAIN, kind)?;
+        starts.push(start);
     }
-    Ok(grains * GRAIN)
+    Ok(starts)
 }
 
 #[derive(Clone, Copy)]

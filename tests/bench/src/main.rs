@@ -1,23 +1,32 @@
-//! Times the mover beside the tools people use today: `qemu-img convert` and `nbdcopy`, on the same disk, from the
-//! same server, onto the same file system, in interleaved rounds.
+//! Times the engine beside the tools people use today, on the same data, from the same server, onto the same file
+//! system, in interleaved rounds.
 //!
-//! This process makes data, starts others and measures them; it moves nothing itself. The mover runs in a process
-//! of its own (the hidden command `copy`), so that its memory and its processor time are counted as a peer's are.
+//! This process has data made, starts others and measures them; it moves nothing itself. The engine runs in
+//! processes of its own (the hidden commands of `ours`), so that its memory and its processor time are counted as a
+//! peer's are.
 
 mod contender;
 mod data;
 mod measure;
-mod mover;
+mod ours;
+mod peers;
 mod report;
 mod rounds;
+mod sink;
+mod stop;
+mod store;
+mod summary;
+mod works;
 
 use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
-use data::{DiskPlan, GIB, MIB};
-use rounds::{Bench, Work};
+use data::{GIB, MIB};
+use rounds::Bench;
+use store::Store;
+use works::{Scale, Work};
 
 /// Times ours beside its peers.
 #[derive(Debug, Parser)]
@@ -31,10 +40,9 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Hidden {
-    /// Moves one disk as a backup does.
-    #[command(hide = true)]
-    Copy(mover::CopyArgs),
-    /// Makes a disk to be moved.
+    #[command(flatten)]
+    Ours(ours::Operation),
+    /// Makes a disk to be moved
     #[command(hide = true)]
     MakeDisk(data::DiskArgs),
 }
@@ -47,16 +55,19 @@ struct BenchArgs {
     /// Rounds of each work
     #[arg(long)]
     rounds: Option<u32>,
-    /// The dense disk's size in MiB; three fifths of it carry data (8192 gives the published peers' 4.9 GiB)
+    /// The dense disk's size in MiB; three fifths of it carry data
     #[arg(long, value_name = "MIB")]
     size: Option<u64>,
     /// Where disks and results are put: a folder on a real disk, not tmpfs
     #[arg(long, value_name = "DIR", default_value = "target/bench")]
     dir: PathBuf,
+    /// Where the fast sink's image is put, if elsewhere; in /dev/shm it has no disk below it at all
+    #[arg(long, value_name = "DIR")]
+    fast_dir: Option<PathBuf>,
     /// Puts the figures between the markers of this document
     #[arg(long, value_name = "FILE")]
     write: Option<PathBuf>,
-    /// Only the works whose name contains this
+    /// Only the works whose title contains this
     #[arg(long, value_name = "TEXT", default_value = "")]
     only: String,
 }
@@ -64,32 +75,34 @@ struct BenchArgs {
 fn main() -> Result<()> {
     let cli = Cli::parse();
     match cli.command {
-        Some(Hidden::Copy(args)) => mover::run(args),
-        Some(Hidden::MakeDisk(args)) => data::run(args),
-        None => bench(&cli.bench),
+        Some(Hidden::Ours(operation)) => ours::run(operation),
+        Some(Hidden::MakeDisk(args)) => data::make(args),
+        None => {
+            sink::enter_namespace()?;
+            stop::listen()?;
+            bench(cli.bench)
+        }
     }
 }
 
-fn bench(args: &BenchArgs) -> Result<()> {
-    let (size, sparse_size, sparse_data) =
-        if args.quick { (64 * MIB, GIB, 4 * MIB) } else { (2 * GIB, 100 * GIB, GIB) };
-    let size = args.size.map_or(size, |mib| mib * MIB);
-    let rounds = args.rounds.unwrap_or(if args.quick { 1 } else { 5 }).max(1);
-    let bench = Bench::new(&args.dir, rounds)?;
-    let dense = DiskPlan::Dense { size };
-    let sparse = DiskPlan::Scattered { size: sparse_size, data: sparse_data };
-    let works = [
-        Work::uncompressed("full, uncompressed", dense),
-        Work::compressed("full, zstd", dense),
-        Work::uncompressed("sparse", sparse),
-    ];
+fn bench(args: BenchArgs) -> Result<()> {
+    let BenchArgs { quick, rounds, size, dir, fast_dir, write, only } = args;
+    let scale = if quick { Scale::quick() } else { Scale::full(size.map_or(8 * GIB, |mib| mib * MIB)) };
+    let mut works = works::all(&scale);
+    works.retain(|work| work.title().contains(&only));
+    let mut store = Store::new(&dir, scale)?;
+    let rounds = rounds.unwrap_or(if quick { 1 } else { 5 }).max(1);
+    let bench = Bench::new(rounds, fast_dir, &store);
     let mut outcomes = Vec::new();
-    for work in works.iter().filter(|work| work.name.contains(&args.only)) {
-        outcomes.push(bench.run(work)?);
+    let mut rest: &[Work] = &works;
+    while let Some((work, later)) = rest.split_first() {
+        outcomes.push(bench.run(work, &mut store).map_err(|error| error.context(work.title()))?);
+        rest = later;
+        store.keep(rest.iter().map(|work| work.disk))?;
     }
-    let text = report::render(&outcomes, &bench.circumstances()?);
+    let text = report::render(&outcomes, &bench.circumstances(&store)?);
     println!("{text}");
-    if let Some(document) = &args.write {
+    if let Some(document) = &write {
         report::write(document, &text)?;
     }
     Ok(())

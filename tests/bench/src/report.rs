@@ -1,4 +1,4 @@
-//! The figures as a Markdown text: one table a work, medians first.
+//! The figures as a Markdown text: what was wanted beside what was measured, then one table a work.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -6,20 +6,24 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::contender::Contender;
 use crate::data::{GIB, MIB};
 use crate::measure::Sample;
-use crate::rounds::Outcome;
+use crate::rounds::{Figures, Outcome};
+use crate::summary::{self, highest_peak};
 
 /// Between these lines a document's text is ours.
 const BEGIN: &str = "<!-- figures: begin (written by `make bench-record`) -->";
 const END: &str = "<!-- figures: end -->";
 
 /// All of it.
-pub(crate) fn render(outcomes: &[Outcome], circumstances: &[String]) -> String {
+pub(crate) fn render(outcomes: &[Outcome<'_>], circumstances: &[String]) -> String {
     let mut text = String::new();
     for line in circumstances {
         push(&mut text, format_args!("- {line}"));
+    }
+    push(&mut text, format_args!("\n### summary\n"));
+    for line in summary::lines(outcomes) {
+        push(&mut text, format_args!("{line}"));
     }
     for outcome in outcomes {
         table(&mut text, outcome);
@@ -27,41 +31,49 @@ pub(crate) fn render(outcomes: &[Outcome], circumstances: &[String]) -> String {
     text
 }
 
-fn table(text: &mut String, outcome: &Outcome) {
-    let Outcome { name, size, data_bytes, results } = outcome;
-    push(text, format_args!("\n### {name}: {} with {} of data\n", bytes(*size), bytes(*data_bytes)));
-    let ours: Vec<_> = results.iter().filter(|(contender, _)| contender.is_ours()).collect();
-    let mut head = "| | median s | min–max s | MiB/s | CPU s | peak MiB | stored MiB |".to_owned();
-    let mut rule = "|---|---|---|---|---|---|---|".to_owned();
-    for (contender, _) in &ours {
-        let _ = write!(head, " time ÷ {} |", contender.name());
+fn table(text: &mut String, outcome: &Outcome<'_>) {
+    let Outcome { work, size, data_bytes, results, left_out } = outcome;
+    push(
+        text,
+        format_args!("\n### {}: {} with {} of data\n", work.title(), bytes(*size), bytes(*data_bytes)),
+    );
+    for line in left_out {
+        push(text, format_args!("{line}.\n"));
+    }
+    if results.is_empty() {
+        return;
+    }
+    let ours: Vec<_> = results.iter().filter(|one| one.contender.is_ours()).collect();
+    let mut head = "| | median s | min–max s | MiB/s | CPU s | syscalls | peak MiB | stored MiB |".to_owned();
+    let mut rule = "|---|---|---|---|---|---|---|---|".to_owned();
+    for one in &ours {
+        let _ = write!(head, " time ÷ {} |", one.contender.name());
         rule.push_str("---|");
     }
     push(text, format_args!("{head}\n{rule}"));
-    for (contender, samples) in results {
-        let mut row = row(*contender, samples, *data_bytes);
-        for (_, own) in &ours {
-            let _ = write!(
-                row,
-                " {:.2} |",
-                median(samples, |s| seconds(s.wall)) / median(own, |s| seconds(s.wall))
-            );
+    let wall = |sample: &Sample| seconds(sample.wall);
+    for one in results {
+        let mut row = row(one, *data_bytes);
+        for own in &ours {
+            let _ = write!(row, " {:.2} |", median(&one.samples, wall) / median(&own.samples, wall));
         }
         push(text, format_args!("{row}"));
     }
 }
 
-fn row(contender: Contender, samples: &[Sample], data_bytes: u64) -> String {
+fn row(figures: &Figures, data_bytes: u64) -> String {
+    let Figures { contender, samples, syscalls } = figures;
     let wall = |sample: &Sample| seconds(sample.wall);
     let middle = median(samples, wall);
     let least = samples.iter().map(wall).fold(f64::INFINITY, f64::min);
     let most = samples.iter().map(wall).fold(0.0, f64::max);
-    let peak = samples.iter().map(|sample| mib(sample.peak_bytes)).fold(0.0, f64::max);
     format!(
-        "| {} | {middle:.2} | {least:.2}–{most:.2} | {:.0} | {:.2} | {peak:.0} | {:.0} |",
+        "| {} | {middle:.2} | {least:.2}–{most:.2} | {:.0} | {:.2} | {} | {:.0} | {:.0} |",
         contender.name(),
         mib(data_bytes) / middle,
         median(samples, |sample| seconds(sample.cpu)),
+        syscalls.map_or("–".to_owned(), |calls| calls.to_string()),
+        highest_peak(samples),
         median(samples, |sample| mib(sample.stored_bytes)),
     )
 }
@@ -71,8 +83,8 @@ fn push(text: &mut String, line: std::fmt::Arguments<'_>) {
     let _ = writeln!(text, "{line}");
 }
 
-/// The middle one, or the mean of the two in the middle.
-fn median(samples: &[Sample], value: impl Fn(&Sample) -> f64) -> f64 {
+/// The middle value,  or the mean of the two in the middle.
+pub(crate) fn median(samples: &[Sample], value: impl Fn(&Sample) -> f64) -> f64 {
     let mut values: Vec<f64> = samples.iter().map(value).collect();
     values.sort_by(f64::total_cmp);
     let (low, high) = (values.len().saturating_sub(1) / 2, values.len() / 2);
@@ -82,17 +94,18 @@ fn median(samples: &[Sample], value: impl Fn(&Sample) -> f64) -> f64 {
     }
 }
 
-fn seconds(time: Duration) -> f64 {
+pub(crate) fn seconds(time: Duration) -> f64 {
     time.as_secs_f64()
 }
 
-fn mib(bytes: u64) -> f64 {
+pub(crate) fn mib(bytes: u64) -> f64 {
     // Sizes of disks are far below 2^53.
     #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
     let bytes = bytes as f64;
     bytes / 1_048_576.0
 }
 
+/// A size for people.
 fn bytes(count: u64) -> String {
     if count.is_multiple_of(GIB) { format!("{} GiB", count / GIB) } else { format!("{} MiB", count / MIB) }
 }
@@ -114,6 +127,11 @@ fn replaced(document: &str, figures: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use crate::contender::Contender;
+    use crate::data::DiskPlan;
+    use crate::sink::SinkPlan;
+    use crate::works::{Claim, Wanted, Work};
+
     use super::*;
 
     fn sample(milliseconds: u64) -> Sample {
@@ -121,24 +139,41 @@ mod tests {
         Sample { wall, cpu: wall / 2, peak_bytes: 10 * MIB, stored_bytes: MIB }
     }
 
+    fn figures(contender: Contender, milliseconds: &[u64]) -> Figures {
+        let samples = milliseconds.iter().map(|one| sample(*one)).collect();
+        Figures { contender, samples, syscalls: Some(7) }
+    }
+
     #[test]
     fn ratios_compare_medians() {
-        let outcome = Outcome {
+        let (ours, peer) = (Contender::Copy(None), Contender::NbdCopy);
+        let claim = |least| Claim { row: "moving", ours, against: peer, wanted: Wanted::TimesFaster(least) };
+        let work = Work {
             name: "a work",
+            disk: DiskPlan::Dense { size: GIB },
+            sink: SinkPlan::Fast,
+            contenders: vec![ours, peer],
+            claims: vec![claim(2.0), claim(2.1)],
+        };
+        let outcome = Outcome {
+            work: &work,
             size: GIB,
             data_bytes: 100 * MIB,
-            results: vec![
-                (Contender::Ours(None), [1000, 9000, 2000].map(sample).to_vec()),
-                (Contender::NbdCopy, [5000, 3000].map(sample).to_vec()),
-            ],
+            results: vec![figures(ours, &[1000, 9000, 2000]), figures(peer, &[5000, 3000])],
+            left_out: vec!["somebody left out: not there".to_owned()],
         };
         let text = render(&[outcome], &["a machine".to_owned()]);
         assert!(text.starts_with("- a machine\n"));
-        assert!(text.contains("| tidemark | 2.00 | 1.00–9.00 | 50 | 1.00 | 10 | 1 | 1.00 |"), "{text}");
-        assert!(
-            text.contains("| nbdcopy → qemu-nbd | 4.00 | 3.00–5.00 | 25 | 2.00 | 10 | 1 | 2.00 |"),
-            "{text}"
-        );
+        for line in [
+            "### a work, fast sink: 1 GiB with 100 MiB of data",
+            "somebody left out: not there.",
+            "| moving | nbdcopy → qemu-nbd | ≥ 2× | 2.00× |",
+            "| moving | nbdcopy → qemu-nbd | ≥ 2.1× | **2.00×** |",
+            "| tidemark | 2.00 | 1.00–9.00 | 50 | 1.00 | 7 | 10 | 1 | 1.00 |",
+            "| nbdcopy → qemu-nbd | 4.00 | 3.00–5.00 | 25 | 2.00 | 7 | 10 | 1 | 2.00 |",
+        ] {
+            assert!(text.contains(line), "no '{line}' in {text}");
+        }
     }
 
     #[test]

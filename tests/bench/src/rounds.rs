@@ -5,150 +5,179 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use tempfile::TempDir;
+use anyhow::{Context, Result};
 use tidemark_tests::process::{Guarded, tool, wait_for};
 
-use crate::contender::{self, Contender};
-use crate::data::{Disk, DiskPlan};
-use crate::measure::Sample;
+use crate::contender::{Contender, Task};
+use crate::data::Disk;
+use crate::measure::{self, Meter, Sample};
+use crate::peers;
+use crate::sink::{Sink, SinkPlan};
+use crate::stop;
+use crate::store::Store;
+use crate::works::Work;
 
 /// Connections a source server takes; each contender opens what it likes.
-const SHARED: &str = "--shared=32";
+const SHARED: &str = "--shared=64";
 
-/// What is timed, and who does it.
+/// A work with all its figures.
 #[derive(Debug)]
-pub(crate) struct Work {
-    pub(crate) name: &'static str,
-    pub(crate) disk: DiskPlan,
-    pub(crate) contenders: Vec<Contender>,
-}
-
-impl Work {
-    /// Ours beside both peers, and the bare disk where that can be told.
-    pub(crate) fn uncompressed(name: &'static str, disk: DiskPlan) -> Self {
-        let mut contenders =
-            vec![Contender::Ours(None), Contender::QemuImg { compressed: false }, Contender::NbdCopy];
-        if contender::has_fio() && matches!(disk, DiskPlan::Dense { .. }) {
-            contenders.push(Contender::Fio);
-        }
-        Self { name, disk, contenders }
-    }
-
-    /// The default level and a stronger one beside the peer that compresses; nbdcopy's way cannot.
-    pub(crate) fn compressed(name: &'static str, disk: DiskPlan) -> Self {
-        let contenders =
-            vec![Contender::Ours(Some(1)), Contender::Ours(Some(3)), Contender::QemuImg { compressed: true }];
-        Self { name, disk, contenders }
-    }
-}
-
-/// A work with all its samples.
-#[derive(Debug)]
-pub(crate) struct Outcome {
-    pub(crate) name: &'static str,
+pub(crate) struct Outcome<'a> {
+    pub(crate) work: &'a Work,
     pub(crate) size: u64,
     pub(crate) data_bytes: u64,
-    /// Each contender's samples, in the order of the rounds.
-    pub(crate) results: Vec<(Contender, Vec<Sample>)>,
+    pub(crate) results: Vec<Figures>,
+    /// What was not timed, and why.
+    pub(crate) left_out: Vec<String>,
 }
 
-/// The place where works are done.
+/// What one contender showed.
+#[derive(Debug)]
+pub(crate) struct Figures {
+    pub(crate) contender: Contender,
+    /// In the order of the rounds.
+    pub(crate) samples: Vec<Sample>,
+    /// Where they could be counted.
+    pub(crate) syscalls: Option<u64>,
+}
+
+/// How works are done.
 #[derive(Debug)]
 pub(crate) struct Bench {
-    dir: TempDir,
     rounds: u32,
+    /// Whether each contender has a run more, in which its system calls are counted.
+    tracing: bool,
+    /// Where the fast sink's image lies.
+    fast_dir: Option<PathBuf>,
 }
 
 impl Bench {
-    /// Makes a folder of its own below `dir`; it goes with this value.
-    pub(crate) fn new(dir: &Path, rounds: u32) -> Result<Self> {
-        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        let dir = dir.canonicalize()?;
-        let dir = tempfile::Builder::new().prefix("run-").tempdir_in(&dir)?;
-        let bench = Self { dir, rounds };
-        // A sink in memory measures the first touch of pages, and a source there qemu-nbd's search for holes.
-        ensure!(
-            bench.file_system()? != "tmpfs",
-            "{} is in memory; choose another --dir",
-            bench.dir.path().display()
-        );
-        Ok(bench)
+    /// Builds what comes as source.
+    pub(crate) fn new(rounds: u32, fast_dir: Option<PathBuf>, store: &Store) -> Self {
+        if let Err(error) = peers::build_list_loop(store.dir()) {
+            eprintln!("{error:#}");
+        }
+        Self { rounds, tracing: measure::can_trace(), fast_dir }
     }
 
     /// What a reader must know to judge the figures.
-    pub(crate) fn circumstances(&self) -> Result<Vec<String>> {
+    pub(crate) fn circumstances(&self, store: &Store) -> Result<Vec<String>> {
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
         let memory = std::fs::read_to_string("/proc/meminfo")?;
         let kib = memory.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0);
-        let first_line = |text: String| text.lines().next().unwrap_or_default().to_owned();
+        let version = |program| {
+            let text = tool(program, ["--version"]).unwrap_or_else(|_| format!("no {program}"));
+            text.lines().next().unwrap_or_default().to_owned()
+        };
+        let traced = if self.tracing { "counted in a run of their own" } else { "not counted (no strace)" };
         Ok(vec![
             format!("{cores} processor cores, {} GiB of memory, Linux {}", kib >> 20, kernel()?),
-            format!("disks and results on {}", self.file_system()?),
-            format!(
-                "{}; {}",
-                first_line(tool("qemu-img", ["--version"])?),
-                first_line(tool("nbdcopy", ["--version"])?)
-            ),
-            format!("{} interleaved rounds", self.rounds),
+            format!("disks and results on {}", store.file_system()?),
+            [version("qemu-img"), version("nbdcopy"), version("fio")].join("; "),
+            format!("{} interleaved rounds; system calls {traced}", self.rounds),
         ])
     }
 
-    fn file_system(&self) -> Result<String> {
-        let dir = self.dir.path().display().to_string();
-        let table = tool("df", ["--output=fstype", &dir])?;
-        Ok(table.lines().next_back().unwrap_or_default().trim().to_owned())
-    }
-
     /// Does one work in all its rounds. The first round's results are compared with the source.
-    pub(crate) fn run(&self, work: &Work) -> Result<Outcome> {
-        eprintln!("{}: making the disk", work.name);
-        let disk = work.disk.make(&self.dir.path().join("disk.raw"))?;
-        let outcome = self.rounds_over(work, &disk);
-        std::fs::remove_file(&disk.path)?;
-        outcome.with_context(|| work.name)
+    pub(crate) fn run<'a>(&self, work: &'a Work, store: &mut Store) -> Result<Outcome<'a>> {
+        let disk = store.take(work.disk)?;
+        let mut outcome = Outcome {
+            work,
+            size: disk.size,
+            data_bytes: disk.data_bytes,
+            results: Vec::new(),
+            left_out: Vec::new(),
+        };
+        let sink = match self.sink(work, &disk, store.dir()) {
+            Ok(sink) => sink,
+            Err(reason) => {
+                stop::check()?;
+                outcome.left_out.push(format!("left out: {reason:#}"));
+                return Ok(outcome);
+            }
+        };
+        for &contender in &work.contenders {
+            match contender.missing(store.dir()) {
+                Some(why) => outcome.left_out.push(format!("{} left out: {why}", contender.name())),
+                None => outcome.results.push(Figures { contender, samples: Vec::new(), syscalls: None }),
+            }
+        }
+        let source = Source::start(&disk, store.dir())?;
+        disk.warm()?;
+        let to = sink.folder.join("result.qcow2");
+        let task = Task { uri: &source.uri, disk: &disk, to, tools: store.dir() };
+        self.rounds_over(&mut outcome, &task, &sink, source.server)?;
+        Ok(outcome)
     }
 
-    fn rounds_over(&self, work: &Work, disk: &Disk) -> Result<Outcome> {
-        let mut source = Source::start(disk, self.dir.path())?;
-        let mut results: Vec<_> = work.contenders.iter().map(|&one| (one, Vec::new())).collect();
-        let to = self.dir.path().join("result.qcow2");
-        disk.warm()?;
-        for round in 0..self.rounds {
-            for (contender, samples) in &mut results {
-                // Whatever another left to be written must not be written in this one's time.
-                tool("sync", [] as [&str; 0])?;
-                let sample = contender.run(&source.uri, work.disk.size(), disk.data_bytes, &to)?;
-                eprintln!(
-                    "{}: round {}, {}: {:.2} s",
-                    work.name,
-                    round + 1,
-                    contender.name(),
-                    sample.wall.as_secs_f64()
-                );
-                if round == 0 && contender.makes_image() {
-                    contender::judge(&disk.path, &to).with_context(|| contender.name())?;
-                }
-                std::fs::remove_file(&to)?;
-                if contender.is_ours() {
-                    std::fs::remove_file(to.with_extension("digests"))?;
-                }
+    fn sink(&self, work: &Work, disk: &Disk, dir: &Path) -> Result<Sink> {
+        if let Some(why) = work.sink.missing() {
+            anyhow::bail!(why);
+        }
+        let images = match work.sink {
+            SinkPlan::Fast => self.fast_dir.as_deref().unwrap_or(dir),
+            SinkPlan::Disk => dir,
+        };
+        work.sink.make(dir, images, disk.data_bytes)
+    }
+
+    fn rounds_over(
+        &self,
+        outcome: &mut Outcome<'_>,
+        task: &Task<'_>,
+        sink: &Sink,
+        mut source: Guarded,
+    ) -> Result<()> {
+        let name = outcome.work.title();
+        for round in 1..=self.rounds {
+            for Figures { contender, samples, .. } in &mut outcome.results {
+                let sample = once(*contender, task, sink, round == 1)?;
+                eprintln!("{name}: round {round}, {}: {:.2} s", contender.name(), sample.wall.as_secs_f64());
                 samples.push(sample);
             }
-            source.server.still_running()?;
+            source.still_running()?;
         }
-        Ok(Outcome { name: work.name, size: work.disk.size(), data_bytes: disk.data_bytes, results })
+        for Figures { contender, syscalls, .. } in outcome.results.iter_mut().filter(|_| self.tracing) {
+            stop::check()?;
+            contender.prepare(task)?;
+            let mut meter = Meter::tracing(task.tools);
+            contender.run(&mut meter, task)?;
+            contender.clean_up(&task.to)?;
+            *syscalls = Some(meter.syscalls()?);
+        }
+        Ok(())
     }
+}
+
+/// One contender's turn in a round.
+fn once(contender: Contender, task: &Task<'_>, sink: &Sink, judged: bool) -> Result<Sample> {
+    stop::check()?;
+    contender.prepare(task)?;
+    // Whatever another left to be written must not be written in this one's time.
+    tool("sync", [] as [&str; 0])?;
+    let before = sink.in_use()?;
+    let mut meter = Meter::start();
+    contender.run(&mut meter, task)?;
+    let mut sample = meter.stop();
+    sample.stored_bytes = sink.taken_up(before, &contender.results(&task.to))?;
+    if judged {
+        contender.judge(task).with_context(|| contender.name())?;
+    }
+    contender.clean_up(&task.to)?;
+    Ok(sample)
 }
 
 /// The server that all contenders of a work read from.
-struct Source {
+#[derive(Debug)]
+pub(crate) struct Source {
     server: Guarded,
-    uri: String,
+    /// Its address.
+    pub(crate) uri: String,
 }
 
 impl Source {
-    fn start(disk: &Disk, dir: &Path) -> Result<Self> {
+    /// Starts it.
+    pub(crate) fn start(disk: &Disk, dir: &Path) -> Result<Self> {
         let socket: PathBuf = dir.join("source.sock");
         let mut command = Command::new("qemu-nbd");
         command
@@ -161,7 +190,7 @@ impl Source {
             // The socket's file is there a moment before it is listened on.
             Ok(UnixStream::connect(&socket).ok())
         })?;
-        Ok(Self { server, uri: contender::nbd_uri(&socket) })
+        Ok(Self { server, uri: peers::nbd_uri(&socket) })
     }
 }
 
