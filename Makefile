@@ -93,6 +93,13 @@ lint: ## Formatting and clippy, warnings are errors
 		cargo clippy --release --all-targets --manifest-path $$manifest -- -D warnings; \
 	done
 
+.PHONY: soak
+soak: ## One long random history of backups, deletions, merges and deaths against a model (SEED=7 STEPS=500)
+	@scripts/setup test
+	@$(MAKE) --no-print-directory build
+	TIDEMARK_HISTORY_SEED=$${SEED:-$$RANDOM} TIDEMARK_HISTORY_STEPS=$${STEPS:-500} \
+		cargo test --release --locked --workspace --test e2e histories -- --nocapture
+
 .PHONY: bench
 # As root it also mounts file systems of its own; without, those works are left out with a word.
 bench: ## Time the engine beside the tools people use (BENCH="--rounds 9 --only sparse" for other settings)

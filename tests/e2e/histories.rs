@@ -22,7 +22,7 @@ use tidemark_tests::site::{REPOSITORY, Site, SiteOptions, VM};
 use crate::disks::MIB;
 
 const SEED: u64 = 3;
-const STEPS: u32 = 60;
+const STEPS: u32 = 45;
 /// What a server that is killed again and again may say.
 const COMPLAINTS: &[&str] = &["recover", "interrupted", "undo", "lease", "abort", "the chain"];
 const LONG: Duration = Duration::from_secs(120);

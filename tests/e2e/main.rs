@@ -19,6 +19,7 @@ mod faults;
 mod grants;
 mod hostile;
 mod hostile_backup;
+mod histories;
 mod https;
 mod main_job;
 mod postgres;
