@@ -136,7 +136,8 @@ impl From<tidemark_engine::Error> for Problem {
             return Self::internal(error.chain());
         }
         let (status, title) = status_of(kind);
-        Self::new(status, kind.as_str(), title, error.chain())
+        let field = error.field().map(str::to_owned);
+        Self { field, ..Self::new(status, kind.as_str(), title, error.chain()) }
     }
 }
 

@@ -300,6 +300,7 @@ async fn imported(engine: &Engine) -> (String, Vec<BackupId>) {
         plugin: "local".to_owned(),
         settings_json: r#"{"path":"/backup"}"#.to_owned(),
         secrets_json: r#"{"key":"5ea1ed"}"#.to_owned(),
+        bandwidth: None,
         created_at: UtcMillis(0),
     };
     catalog.add_repository(&repository).await.unwrap();

@@ -21,6 +21,8 @@ pub struct Connector {
     pub settings_json: String,
     /// Sealed secrets, a JSON object of name → sealed text.
     pub secrets_json: String,
+    /// Disks that a host moves from it at the same time; none for no bound of its own.
+    pub max_disks: Option<u32>,
     /// When it was added.
     pub created_at: UtcMillis,
 }
@@ -38,6 +40,8 @@ pub struct Repository {
     pub settings_json: String,
     /// Sealed secrets, a JSON object of name → sealed text.
     pub secrets_json: String,
+    /// Bytes that a host writes to it in a second; none for no bound.
+    pub bandwidth: Option<ByteLen>,
     /// When it was added.
     pub created_at: UtcMillis,
 }

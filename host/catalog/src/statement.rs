@@ -190,8 +190,12 @@ impl Row {
 
     /// A number that is never negative.
     pub(crate) fn unsigned<N: TryFrom<i64>>(&self, column: &'static str) -> Result<N> {
-        let value = self.integer(column)?;
-        N::try_from(value).map_err(|_| {
+        self.opt_unsigned(column)?.ok_or_else(|| missing(column))
+    }
+
+    pub(crate) fn opt_unsigned<N: TryFrom<i64>>(&self, column: &'static str) -> Result<Option<N>> {
+        let Some(value) = self.opt_integer(column)? else { return Ok(None) };
+        N::try_from(value).map(Some).map_err(|_| {
             Error::new(ErrorKind::Corrupt, format!("column {column} holds {value}, which is out of range"))
         })
     }

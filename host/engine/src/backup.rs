@@ -2,12 +2,13 @@
 //! its effect ([`crate::step`]), and whatever fails is undone by [`crate::recovery`].
 //!
 //! ```text
-//! preflight ▶ pin plugins ▶ snapshot ▶ plan ▶ move all disks ▶ publish objects and manifest
+//! pin plugins ▶ wait for a slot ▶ preflight ▶ snapshot ▶ plan ▶ move all disks ▶ publish objects and manifest
 //!           ▶ ONE catalog transaction: backup, disks, change ids ▶ remove the snapshot
 //! ```
 
 mod disks;
 mod plan;
+mod schedule;
 mod subject;
 
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
 use tidemark_catalog::{Backup, BackupDisk};
-use tidemark_model::{BackupId, BackupStatus, BackupType, UtcMillis};
+use tidemark_model::{BackupId, BackupStatus, BackupType, ByteLen, UtcMillis};
 use tidemark_plugins::{Connector, Severity, Snapshot};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -23,8 +24,10 @@ use crate::plugins::{self, Patience};
 use crate::queue::{Failure, JobContext};
 use crate::recovery;
 use crate::requests::BackupPayload;
+use crate::slots::Slot;
 use crate::step::{Leftovers, ObjectRef, Step};
 use crate::store::{ObjectStore, SealedObject};
+use crate::throttle::Bucket;
 use crate::{layout, manifest, synthesize};
 
 use disks::MovedDisks;
@@ -43,7 +46,8 @@ pub(crate) fn backup_id(job: &tidemark_catalog::Job) -> Result<BackupId> {
 pub(crate) async fn run(job: &Arc<JobContext>) -> std::result::Result<Value, Failure> {
     let payload: BackupPayload = job.payload()?;
     let subject = Subject::load(&job.shared, &payload).await?;
-    let mut attempt = Attempt::open(job, subject).await?;
+    let bandwidth = payload.bandwidth_bytes_per_second.map(|bytes| Bucket::of(Some(ByteLen(bytes))));
+    let mut attempt = Attempt::open(job, subject, bandwidth).await?;
     match attempt.carry_out().await {
         Ok(backup) => {
             let Attempt { connector, warnings, .. } = attempt;
@@ -65,10 +69,18 @@ struct Attempt<'a> {
     left: Leftovers,
     warnings: Vec<String>,
     started_at: UtcMillis,
+    /// Of the first disk that is moved; taken before the snapshot.
+    slot: Option<Slot>,
+    /// What this job alone is bounded by.
+    bandwidth: Option<Arc<Bucket>>,
 }
 
 impl<'a> Attempt<'a> {
-    async fn open(job: &'a Arc<JobContext>, subject: Subject) -> Result<Self> {
+    async fn open(
+        job: &'a Arc<JobContext>,
+        subject: Subject,
+        bandwidth: Option<Arc<Bucket>>,
+    ) -> Result<Self> {
         let (connector, connector_pin) = subject.open_connector(&job.shared, &job.job).await?;
         let (store, storage_pin) =
             ObjectStore::open(&job.shared, &subject.repository, &job.job, None).await?;
@@ -81,12 +93,15 @@ impl<'a> Attempt<'a> {
             left: Leftovers::default(),
             warnings: Vec::new(),
             started_at: UtcMillis::now(),
+            slot: None,
+            bandwidth,
         };
         attempt.record(Step::Pinned { connector: connector_pin, storage: storage_pin }).await?;
         Ok(attempt)
     }
 
     async fn carry_out(&mut self) -> Result<Backup> {
+        self.wait_for_slot().await?;
         self.preflight().await?;
         let (snapshot, snapshot_at) = self.take_snapshot().await?;
         self.job.phase("planning");
@@ -106,6 +121,19 @@ impl<'a> Attempt<'a> {
         self.job.check_cancelled()?;
         self.job.shared.record(&self.job.lease, &step).await?;
         self.left.add(step);
+        Ok(())
+    }
+
+    /// A snapshot costs the guest as long as it stands: one that nobody reads yet is not taken. Before preflight, so
+    /// that what that finds is of now, and no session with the hypervisor is open for nothing.
+    async fn wait_for_slot(&mut self) -> Result<()> {
+        self.job.phase("waiting for a slot");
+        let (slots, connector) = (&self.job.shared.disk_slots, &self.subject.connector);
+        slots.bound(connector.id, connector.max_disks);
+        tokio::select! {
+            slot = slots.queue(connector.id) => self.slot = Some(slot),
+            () = self.job.cancel.cancelled() => return Err(Error::cancelled()),
+        }
         Ok(())
     }
 
@@ -292,7 +320,8 @@ impl<'a> Attempt<'a> {
 
     /// Undoes what was begun, unless that is for somebody else to do.
     async fn give_up(self, error: Error) -> Failure {
-        let Attempt { job, connector, left, .. } = self;
+        let Attempt { job, connector, left, slot, .. } = self;
+        drop(slot);
         plugins::log_out(connector).await;
         let committing = error.kind() == ErrorKind::Unavailable && left.committing;
         if error.kind() == ErrorKind::LeaseLost || job.lease_lost.load(Ordering::Relaxed) || committing {

@@ -22,9 +22,11 @@ use crate::mover::MoveTuning;
 use crate::plugins::PluginHost;
 use crate::requests::Event;
 use crate::secrets::SecretBox;
+use crate::slots::DiskSlots;
 use crate::source::SourceOptions;
 use crate::step::Step;
-use crate::{queue, recovery, tokens};
+use crate::throttle::Throttles;
+use crate::{connections, queue, recovery, tokens};
 
 /// How many events a slow listener may lag behind.
 const EVENTS: usize = 1024;
@@ -129,7 +131,8 @@ pub(crate) struct Shared {
     /// In every snapshot's name: whose it is.
     pub(crate) installation: String,
     pub(crate) limits: Limits,
-    pub(crate) disk_slots: Semaphore,
+    pub(crate) disk_slots: DiskSlots,
+    pub(crate) throttles: Throttles,
     pub(crate) export_slots: Arc<Semaphore>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) wake: Notify,
@@ -163,7 +166,8 @@ impl Engine {
                 None => kept_name(&data_dir, "host", 8).map(|name| format!("host-{name}"))?,
             },
             catalog,
-            disk_slots: Semaphore::new(limits.disks.max(1)),
+            disk_slots: DiskSlots::new(limits.disks),
+            throttles: Throttles::default(),
             export_slots: Arc::new(Semaphore::new(MAX_EXPORTS)),
             limits,
             abort_at_step,
@@ -184,6 +188,7 @@ impl Engine {
             shared.tasks.spawn(recovery::recover(Arc::clone(&shared), job, lease));
         }
         shared.tasks.spawn(recovery::watch(Arc::clone(&shared)));
+        shared.tasks.spawn(connections::watch_bounds(Arc::clone(&shared)));
         for _ in 0..shared.limits.jobs.max(1) {
             shared.tasks.spawn(queue::work(Arc::clone(&shared)));
         }
@@ -321,6 +326,11 @@ impl Shared {
 
     pub(crate) fn register(&self, id: JobId, cancel: CancellationToken) {
         self.running().insert(id, cancel);
+    }
+
+    /// What stops a job of this process; for one that is only undone, the host's stop.
+    pub(crate) fn stop_of(&self, id: JobId) -> CancellationToken {
+        self.running().get(&id).cloned().unwrap_or_else(|| self.shutdown.child_token())
     }
 
     /// Cancels a job that runs in this process and waits for its end.

@@ -58,6 +58,7 @@ impl ErrorKind {
 pub struct Error {
     kind: ErrorKind,
     message: String,
+    field: Option<String>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
@@ -66,7 +67,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), source: None }
+        Self { kind, message: message.into(), field: None, source: None }
     }
 
     pub(crate) fn not_found(noun: &str, name: &str) -> Self {
@@ -75,6 +76,11 @@ impl Error {
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Invalid, message)
+    }
+
+    /// One value of the request is wrong; `field` is its path in the request's document.
+    pub(crate) fn invalid_field(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { field: Some(field.into()), ..Self::invalid(message) }
     }
 
     pub(crate) fn internal(message: impl Into<String>) -> Self {
@@ -99,13 +105,14 @@ impl Error {
             std::io::ErrorKind::AlreadyExists => (ErrorKind::Conflict, what.to_string()),
             _ => (ErrorKind::Internal, what.to_string()),
         };
-        Self { kind, message, source: Some(Box::new(error)) }
+        Self { kind, message, field: None, source: Some(Box::new(error)) }
     }
 
     /// Puts what was being done in front; the cause keeps its kind.
     #[must_use]
     pub(crate) fn context(self, what: impl fmt::Display) -> Self {
-        Self { kind: self.kind, message: what.to_string(), source: Some(Box::new(self)) }
+        let (kind, field) = (self.kind, self.field.clone());
+        Self { kind, message: what.to_string(), field, source: Some(Box::new(self)) }
     }
 
     pub(crate) fn wrap(
@@ -113,13 +120,19 @@ impl Error {
         message: &str,
         source: impl StdError + Send + Sync + 'static,
     ) -> Self {
-        Self { kind, message: message.to_owned(), source: Some(Box::new(source)) }
+        Self { kind, message: message.to_owned(), field: None, source: Some(Box::new(source)) }
     }
 
     /// The sort of failure.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.kind
+    }
+
+    /// The value of the request that is at fault, by its path (`settings.port`), where it is one.
+    #[must_use]
+    pub fn field(&self) -> Option<&str> {
+        self.field.as_deref()
     }
 
     /// The whole chain of causes in one line.

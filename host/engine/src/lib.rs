@@ -29,10 +29,12 @@ mod recovery;
 mod requests;
 mod restore;
 mod secrets;
+mod slots;
 mod source;
 mod step;
 mod store;
 mod synthesize;
+mod throttle;
 mod tokens;
 mod verify;
 mod vms;
@@ -44,7 +46,8 @@ pub use export::{Export, ExportStream};
 pub use flatten::{FlattenOptions, FlattenReport, flatten_chain};
 pub use merge::{MergeChainOptions, MergeChainReport, merge_chain};
 pub use requests::{
-    BackupRequest, BackupView, Event, ImageFormat, NewConnection, RestoreRequest, SubmittedBackup,
+    BackupRequest, BackupView, Bounds, ConnectionChange, Event, ImageFormat, NewConnection, RestoreRequest,
+    SubmittedBackup,
 };
 pub use secrets::KEY_VARIABLE;
 pub use tidemark_plugins::{Finding, PowerState, Severity, VirtualDisk, VirtualMachine};

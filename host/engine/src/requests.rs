@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use tidemark_catalog::{Backup, Job, Vm};
-use tidemark_model::{BackupId, JobId, RequestedType, UtcMillis};
+use tidemark_model::{BackupId, ByteLen, JobId, RequestedType, UtcMillis};
 
 /// A connection to be: to a hypervisor or to a storage target.
 #[derive(Clone)]
@@ -18,6 +18,28 @@ pub struct NewConnection {
     pub settings: serde_json::Map<String, serde_json::Value>,
     /// Secrets by name; sealed before they are stored.
     pub secrets: BTreeMap<String, String>,
+    /// How much at once.
+    pub bounds: Bounds,
+}
+
+/// A change of a connection: what is given replaces what was, the rest stays.
+#[derive(Clone, Default)]
+pub struct ConnectionChange {
+    /// Checked together with those that stay.
+    pub settings: serde_json::Map<String, serde_json::Value>,
+    /// Secrets by name; sealed before they are stored.
+    pub secrets: BTreeMap<String, String>,
+    /// 0 takes a bound away.
+    pub bounds: Bounds,
+}
+
+/// How much at once a connection carries. 0 is no bound; where none is given, what was stays.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Bounds {
+    /// Of a connector: disks that a host moves from it at the same time.
+    pub max_disks: Option<u32>,
+    /// Of a repository: bytes that a host writes to it in a second.
+    pub bandwidth: Option<ByteLen>,
 }
 
 /// A backup to be.
@@ -29,6 +51,9 @@ pub struct BackupRequest {
     pub repository: String,
     /// What is wanted.
     pub requested: RequestedType,
+    /// Stored bytes a second that this backup may write, within what its repository may take; none or 0 for no bound
+    /// of its own.
+    pub bandwidth: Option<ByteLen>,
     /// Asking again with the same key answers with the first job.
     pub idempotency_key: Option<String>,
 }
@@ -105,6 +130,8 @@ pub(crate) struct BackupPayload {
     pub(crate) vm_name: String,
     pub(crate) repository_id: String,
     pub(crate) requested: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) bandwidth_bytes_per_second: Option<u64>,
 }
 
 /// The payload of a restore job.

@@ -19,10 +19,12 @@ use serde_json::json;
 use tidemark_catalog::{Job, Repository};
 use tidemark_model::ByteLen;
 use tidemark_plugins::{FileAction, FileOperation, Operation, Outcome, StorageTarget, UploadStyle};
+use tokio_util::sync::CancellationToken;
 
 use crate::engine::Shared;
 use crate::error::{Error, ErrorKind, Result};
 use crate::step::{ObjectRef, PluginPin};
+use crate::throttle::{Bucket, Throttle};
 
 pub(crate) use direct::aligned_memory;
 use folder::AppendFile;
@@ -43,6 +45,7 @@ pub(crate) struct ObjectStore {
     name: String,
     target: StorageTarget,
     watched: Option<PathBuf>,
+    throttle: Throttle,
 }
 
 impl ObjectStore {
@@ -54,7 +57,9 @@ impl ObjectStore {
         pin: Option<&PluginPin>,
     ) -> Result<(Self, PluginPin)> {
         let (target, pin) = shared.open_storage(repository, Some(job.id), pin).await?;
-        Ok((Self::over(repository.name.clone(), target).await?, pin))
+        let bucket = shared.throttles.of(repository.id, repository.bandwidth);
+        let throttle = Throttle::new(bucket, shared.stop_of(job.id));
+        Ok((Self { throttle, ..Self::over(repository.name.clone(), target).await? }, pin))
     }
 
     /// Over an open plugin.
@@ -72,7 +77,7 @@ impl ObjectStore {
                 return Err(Error::new(ErrorKind::Unavailable, message));
             }
         }
-        Ok(Self { name, target, watched })
+        Ok(Self { name, target, watched, throttle: Throttle::default() })
     }
 
     /// Over an open plugin whose place becomes a repository now: a folder is made and marked.
@@ -97,6 +102,7 @@ impl ObjectStore {
             token: upload.token,
             location: checked(operation, FileAction::Create)?,
             watched: self.watched.clone(),
+            throttle: self.throttle.clone(),
         })
     }
 
@@ -245,6 +251,7 @@ pub(crate) struct PlannedObject {
     token: String,
     location: Location,
     watched: Option<PathBuf>,
+    throttle: Throttle,
 }
 
 impl PlannedObject {
@@ -260,13 +267,19 @@ impl PlannedObject {
         ObjectRef { key: self.key.clone(), token: self.token.clone() }
     }
 
+    /// Bounds its writing by a bucket more, and lets `stop` end its waiting.
+    #[must_use]
+    pub(crate) fn bounded(self, bucket: Option<&Arc<Bucket>>, stop: CancellationToken) -> Self {
+        Self { throttle: self.throttle.and(bucket, stop), ..self }
+    }
+
     /// Makes it, under its name for unfinished objects, where there is room for at least a tenth of `expected`
     /// (compression rarely gains more) beside the reserve.
     pub(crate) async fn create(self, expected: ByteLen) -> Result<PendingObject> {
         blocking("creating an object", move || {
-            let Self { key, token, location, watched } = self;
+            let Self { key, token, location, watched, throttle } = self;
             let file = AppendFile::create(location)?;
-            let object = PendingObject { key, token, file, watched, checked_at: 0 };
+            let object = PendingObject { key, token, file, watched, checked_at: 0, throttle };
             object.check_space(ByteLen(expected.0 / 10 + SPACE_RESERVE.0))?;
             Ok(object)
         })
@@ -296,6 +309,7 @@ pub(crate) struct PendingObject {
     file: AppendFile,
     watched: Option<PathBuf>,
     checked_at: u64,
+    throttle: Throttle,
 }
 
 impl PendingObject {
@@ -303,11 +317,13 @@ impl PendingObject {
     pub(crate) fn local(location: Location) -> Result<Self> {
         let key = location.path.clone();
         let watched = Some(location.folder.clone());
-        Ok(Self { key, token: String::new(), file: AppendFile::create(location)?, watched, checked_at: 0 })
+        let (token, file, throttle) = (String::new(), AppendFile::create(location)?, Throttle::default());
+        Ok(Self { key, token, file, watched, checked_at: 0, throttle })
     }
 
-    /// Appends; blocks.
+    /// Appends, not faster than the repository and the job may; blocks.
     pub(crate) fn append(&mut self, parts: Vec<Bytes>) -> Result<()> {
+        self.throttle.take(parts.iter().map(|part| part.len() as u64).sum())?;
         self.file.append(parts)?;
         if self.file.written().0 - self.checked_at >= SPACE_CHECK {
             self.checked_at = self.file.written().0;

@@ -8,7 +8,7 @@ use tidemark_plugins::{Finding, VirtualMachine};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::requests::{BackupPayload, BackupRequest, BackupView, SubmittedBackup};
-use crate::{backup, inventory, plugins};
+use crate::{backup, inventory, plugins, throttle};
 
 impl Engine {
     /// Logs in and reports what stands in the way of backups.
@@ -115,7 +115,8 @@ impl Engine {
     /// # Errors
     /// Not found for an unknown VM or repository; invalid for a VM without a connector.
     pub async fn submit_backup(&self, actor: &str, request: BackupRequest) -> Result<SubmittedBackup> {
-        let BackupRequest { vm, repository, requested, idempotency_key } = request;
+        let BackupRequest { vm, repository, requested, bandwidth, idempotency_key } = request;
+        let bandwidth = throttle::checked(bandwidth.unwrap_or_default())?;
         let vm = self.vm(&vm).await?;
         let repository = self.repository(&repository).await?;
         if vm.connector_id.is_none() {
@@ -130,6 +131,7 @@ impl Engine {
             vm_name: vm.name.clone(),
             repository_id: repository.id.to_string(),
             requested: requested.as_str().to_owned(),
+            bandwidth_bytes_per_second: bandwidth.map(|rate| rate.0),
         };
         let exclusive = Some(format!("vm:{}", vm.id));
         let job = self.shared.submit(JobKind::Backup, &payload, exclusive, idempotency_key).await?;

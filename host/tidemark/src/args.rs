@@ -157,6 +157,13 @@ pub(crate) struct ConnectionArgs {
     /// The plugin that serves it
     #[arg(long)]
     pub(crate) plugin: String,
+    #[command(flatten)]
+    pub(crate) values: ConnectionValues,
+}
+
+/// What can be given and changed.
+#[derive(Debug, Args)]
+pub(crate) struct ConnectionValues {
     /// A setting
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = parse_setting)]
     pub(crate) settings: Vec<(String, String)>,
@@ -165,24 +172,40 @@ pub(crate) struct ConnectionArgs {
     pub(crate) secrets: Vec<(String, PathBuf)>,
 }
 
+/// How much of a connector's work runs at once.
 #[derive(Debug, Args)]
-pub(crate) struct ConnectionChange {
-    /// Name or id
-    pub(crate) name: String,
-    /// A setting
-    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = parse_setting)]
-    pub(crate) settings: Vec<(String, String)>,
-    /// A secret, read from a file (`-` is standard input)
-    #[arg(long = "secret", value_name = "KEY=@FILE", value_parser = parse_secret)]
-    pub(crate) secrets: Vec<(String, PathBuf)>,
+pub(crate) struct MaxDisks {
+    /// Move at most so many disks from it at the same time; 0 for no bound
+    #[arg(long, value_name = "N")]
+    pub(crate) max_disks: Option<u32>,
+}
+
+/// How fast something is written.
+#[derive(Debug, Args)]
+pub(crate) struct Bandwidth {
+    /// Write at most so much in a second, for example 100MiB (K, M, G with or without iB); 0 for no bound
+    #[arg(long, value_name = "SIZE", value_parser = parse_rate)]
+    pub(crate) bandwidth: Option<u64>,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConnectorVerb {
     /// Add a connection
-    Add(ConnectionArgs),
-    /// Change settings or secrets, for example the password; the others stay
-    Update(ConnectionChange),
+    Add {
+        #[command(flatten)]
+        connection: ConnectionArgs,
+        #[command(flatten)]
+        bound: MaxDisks,
+    },
+    /// Change settings, secrets (for example the password) or the bound; the rest stays
+    Update {
+        /// Name or id
+        name: String,
+        #[command(flatten)]
+        values: ConnectionValues,
+        #[command(flatten)]
+        bound: MaxDisks,
+    },
     /// The connections
     List,
     /// Log in and say what stands in the way of backups
@@ -205,7 +228,21 @@ pub(crate) enum ConnectorVerb {
 #[derive(Debug, Subcommand)]
 pub(crate) enum RepositoryVerb {
     /// Add a repository
-    Add(ConnectionArgs),
+    Add {
+        #[command(flatten)]
+        connection: ConnectionArgs,
+        #[command(flatten)]
+        bound: Bandwidth,
+    },
+    /// Change settings, secrets or the bandwidth; the rest stays, and no object is moved
+    Update {
+        /// Name or id
+        name: String,
+        #[command(flatten)]
+        values: ConnectionValues,
+        #[command(flatten)]
+        bound: Bandwidth,
+    },
     /// The repositories
     List,
     /// One repository
@@ -315,6 +352,8 @@ pub(crate) enum BackupVerb {
         /// Which kind
         #[arg(long = "type", value_enum, default_value_t = TypeArg::Auto)]
         backup_type: TypeArg,
+        #[command(flatten)]
+        bound: Bandwidth,
         #[command(flatten)]
         wait: Wait,
     },
@@ -454,6 +493,24 @@ fn parse_secret(text: &str) -> Result<(String, PathBuf), String> {
     }
 }
 
+/// Bytes: a number with an optional binary unit.
+fn parse_rate(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.trim_start().to_ascii_lowercase().as_str() {
+        "" | "b" => Some(0),
+        "k" | "kib" => Some(10),
+        "m" | "mib" => Some(20),
+        "g" | "gib" => Some(30),
+        _ => None,
+    };
+    let bytes =
+        number.parse::<u64>().ok().zip(shift).and_then(|(number, shift)| number.checked_mul(1 << shift));
+    bytes.ok_or_else(|| {
+        "expected a whole number with K, M or G (or KiB, MiB, GiB), for example 100MiB".to_owned()
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
@@ -478,9 +535,13 @@ mod tests {
             "tidemark plugin build",
             "tidemark plugin build plugins/local --out /tmp/x.wasm --json",
             "tidemark connector add a --plugin vcenter --set host=vc --set port=1 --secret password=@/p",
+            "tidemark connector update a --max-disks 2",
+            "tidemark repository add a --plugin local --set path=/b --bandwidth 100MiB",
+            "tidemark repository update a --set path=/c --bandwidth 0",
             "tidemark repository import main --no-wait",
             "tidemark vm add a vm1 vm2",
             "tidemark backup run web01 --repository main --type incremental --no-wait --json",
+            "tidemark backup run web01 -r main --bandwidth 512k",
             "tidemark backup list --vm web01",
             "tidemark backup verify 1 --level deep",
             "tidemark restore disk 1 --disk 0 --to /x --format qcow2",
@@ -503,10 +564,25 @@ mod tests {
             "tidemark restore disk 1 --to /x",
             "tidemark serve --data-dir /d --tls-cert /c",
             "tidemark backup run a --repository b --type sideways",
+            "tidemark repository update a --bandwidth fast",
+            "tidemark repository update a --max-disks 2",
+            "tidemark connector update a --max-disks many",
         ] {
             let error = parse(line).err().unwrap_or_else(|| panic!("{line} was understood"));
             assert_eq!(error.exit_code(), 2, "{line}");
         }
         assert_eq!(parse("tidemark --help").unwrap_err().exit_code(), 0);
+    }
+
+    #[test]
+    fn rates_have_binary_units() {
+        for (text, bytes) in
+            [("0", 0), ("65536", 65536), ("100MiB", 100 << 20), ("512k", 512 << 10), ("2 G", 2 << 30)]
+        {
+            assert_eq!(parse_rate(text), Ok(bytes), "{text}");
+        }
+        for nonsense in ["", "MiB", "1.5M", "-1", "10MB/s", "99999999999G"] {
+            assert!(parse_rate(nonsense).is_err(), "{nonsense}");
+        }
     }
 }

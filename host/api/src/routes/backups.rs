@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use tidemark_catalog::{BackupFilter, Catalog, PageRequest, Repository, Vm};
 use tidemark_engine::{BackupRequest, BackupView};
-use tidemark_model::{BackupId, BackupStatus, RequestedType};
+use tidemark_model::{BackupId, BackupStatus, ByteLen, RequestedType};
 
 use super::accepted;
 use crate::auth::Actor;
@@ -118,11 +118,12 @@ async fn start(
     key: IdempotencyKey,
     JsonBody(wire): JsonBody<StartBackup>,
 ) -> Answer<Response> {
-    let StartBackup { vm_name, repository_id, backup_type } = wire;
+    let StartBackup { vm_name, repository_id, backup_type, bandwidth_bytes_per_second } = wire;
     let request = BackupRequest {
         vm: vm_name,
         repository: repository_id,
         requested: RequestedType::from(backup_type),
+        bandwidth: bandwidth_bytes_per_second.map(ByteLen),
         idempotency_key: key.scoped(&actor.name, "backup"),
     };
     let submitted = state.engine.submit_backup(&actor.name, request).await?;

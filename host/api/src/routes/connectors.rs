@@ -37,7 +37,7 @@ pub(super) fn add(routes: Routes) -> Routes {
         .delete("/api/v1/connectors/{id}", admin("removeConnector", "Removes an unused connector"), remove)
         .post(
             "/api/v1/connectors/{id}/actions/update",
-            admin("updateConnector", "Changes settings or secrets, for example the password")
+            admin("updateConnector", "Changes settings, secrets or the bound; the rest stays")
                 .body::<UpdateConnection>()
                 .answers::<ConnectionEntry>(200),
             update,
@@ -92,8 +92,7 @@ async fn update(
     Path(id): Path<String>,
     JsonBody(wire): JsonBody<UpdateConnection>,
 ) -> Answer<Json<ConnectionEntry>> {
-    let UpdateConnection { settings, secrets } = wire;
-    let connector = state.engine.update_connector(&actor.name, &id, settings, secrets).await?;
+    let connector = state.engine.update_connector(&actor.name, &id, wire.into()).await?;
     Ok(Json(ConnectionEntry::from(&connector)))
 }
 

@@ -13,7 +13,7 @@ use crate::paging::{PageQuery, cut};
 use crate::problem::Answer;
 use crate::routing::{Routes, admin, operator, viewer};
 use crate::state::AppState;
-use crate::wire::{Accepted, AddConnection, ConnectionEntry, RepositoryList};
+use crate::wire::{Accepted, AddConnection, ConnectionEntry, RepositoryList, UpdateConnection};
 
 pub(super) fn add(routes: Routes) -> Routes {
     routes
@@ -40,6 +40,16 @@ pub(super) fn add(routes: Routes) -> Routes {
             "/api/v1/repositories/{id}",
             admin("removeRepository", "Forgets a repository that no backup is in; deletes nothing in it"),
             remove,
+        )
+        .post(
+            "/api/v1/repositories/{id}/actions/update",
+            admin(
+                "updateRepository",
+                "Changes settings, secrets or the bandwidth; the rest stays, objects too",
+            )
+            .body::<UpdateConnection>()
+            .answers::<ConnectionEntry>(200),
+            update,
         )
         .post(
             "/api/v1/repositories/{id}/actions/import",
@@ -75,6 +85,16 @@ async fn show(State(state): State<AppState>, Path(id): Path<String>) -> Answer<J
 async fn remove(State(state): State<AppState>, actor: Actor, Path(id): Path<String>) -> Answer<StatusCode> {
     state.engine.remove_repository(&actor.name, &id).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn update(
+    State(state): State<AppState>,
+    actor: Actor,
+    Path(id): Path<String>,
+    JsonBody(wire): JsonBody<UpdateConnection>,
+) -> Answer<Json<ConnectionEntry>> {
+    let repository = state.engine.update_repository(&actor.name, &id, wire.into()).await?;
+    Ok(Json(ConnectionEntry::from(&repository)))
 }
 
 async fn import(

@@ -55,6 +55,10 @@ pub struct StartBackup {
     /// `auto` where not given.
     #[serde(default)]
     pub backup_type: RequestedBackupType,
+    /// Stored bytes a second that it may write, within what its repository may take; no bound of its own where not
+    /// given or 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth_bytes_per_second: Option<u64>,
 }
 
 /// A backup that was started.

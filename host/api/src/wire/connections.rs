@@ -1,5 +1,5 @@
-//! Connectors and repositories, which are both a plugin with settings and secrets, and the vCenter connectors in
-//! the older shape of credentials. Secrets go in and never come out: answers name them only.
+//! Connectors and repositories, which are both a plugin with settings, secrets and a bound of their own sort, and the
+//! vCenter connectors in the older shape of credentials. Secrets go in and never come out: answers name them only.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tidemark_catalog::{Connector, Repository};
-use tidemark_engine::NewConnection;
+use tidemark_engine::{Bounds, ConnectionChange, NewConnection};
+use tidemark_model::{ByteLen, UtcMillis};
 
 use super::{json_value, rfc3339};
 
@@ -28,16 +29,23 @@ pub struct AddConnection {
     /// Sealed at rest; no answer ever holds them.
     #[serde(default)]
     pub secrets: BTreeMap<String, String>,
+    /// Of a connector only: disks that a host moves from it at the same time; 0 for no bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_disks: Option<u32>,
+    /// Of a repository only: stored bytes that a host writes to it in a second; 0 for no bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth_bytes_per_second: Option<u64>,
 }
 
 impl From<AddConnection> for NewConnection {
     fn from(wire: AddConnection) -> Self {
-        let AddConnection { name, plugin, settings, secrets } = wire;
-        Self { name, plugin, settings, secrets }
+        let AddConnection { name, plugin, settings, secrets, max_disks, bandwidth_bytes_per_second } = wire;
+        let bounds = Bounds { max_disks, bandwidth: bandwidth_bytes_per_second.map(ByteLen) };
+        Self { name, plugin, settings, secrets, bounds }
     }
 }
 
-/// Changes a connector: what is given replaces what was, the rest stays.
+/// Changes a connector or a repository: what is given replaces what was, the rest stays.
 #[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UpdateConnection {
@@ -47,6 +55,20 @@ pub struct UpdateConnection {
     /// Sealed at rest; no answer ever holds them.
     #[serde(default)]
     pub secrets: BTreeMap<String, String>,
+    /// Of a connector only: disks that a host moves from it at the same time; 0 for no bound, as it was where not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_disks: Option<u32>,
+    /// Of a repository only: stored bytes that a host writes to it in a second; 0 for no bound, as it was where not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth_bytes_per_second: Option<u64>,
+}
+
+impl From<UpdateConnection> for ConnectionChange {
+    fn from(wire: UpdateConnection) -> Self {
+        let UpdateConnection { settings, secrets, max_disks, bandwidth_bytes_per_second } = wire;
+        let bounds = Bounds { max_disks, bandwidth: bandwidth_bytes_per_second.map(ByteLen) };
+        Self { settings, secrets, bounds }
+    }
 }
 
 /// A connector or a repository.
@@ -62,6 +84,12 @@ pub struct ConnectionEntry {
     pub settings: Value,
     /// The names of the secrets it has.
     pub secret_names: Vec<String>,
+    /// Disks that a host moves from a connector at the same time, where there is a bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_disks: Option<u32>,
+    /// Stored bytes that a host writes to a repository in a second, where there is a bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth_bytes_per_second: Option<u64>,
     /// When it was added.
     pub created_at: String,
 }
@@ -96,28 +124,37 @@ fn names_of(secrets_json: &str) -> Vec<String> {
 
 impl From<&Connector> for ConnectionEntry {
     fn from(connector: &Connector) -> Self {
-        let Connector { id, name, plugin, settings_json, secrets_json, created_at } = connector;
-        Self {
-            id: id.to_string(),
-            name: name.clone(),
-            plugin: plugin.clone(),
-            settings: json_value(settings_json),
-            secret_names: names_of(secrets_json),
-            created_at: rfc3339(*created_at),
-        }
+        let Connector { id, name, plugin, settings_json, secrets_json, max_disks, created_at } = connector;
+        let entry = Self::unbounded(id, name, plugin, (settings_json, secrets_json), *created_at);
+        Self { max_disks: *max_disks, ..entry }
     }
 }
 
 impl From<&Repository> for ConnectionEntry {
     fn from(repository: &Repository) -> Self {
-        let Repository { id, name, plugin, settings_json, secrets_json, created_at } = repository;
+        let Repository { id, name, plugin, settings_json, secrets_json, bandwidth, created_at } = repository;
+        let entry = Self::unbounded(id, name, plugin, (settings_json, secrets_json), *created_at);
+        Self { bandwidth_bytes_per_second: bandwidth.map(|rate| rate.0), ..entry }
+    }
+}
+
+impl ConnectionEntry {
+    fn unbounded(
+        id: &impl ToString,
+        name: &str,
+        plugin: &str,
+        (settings_json, secrets_json): (&str, &str),
+        created_at: UtcMillis,
+    ) -> Self {
         Self {
             id: id.to_string(),
-            name: name.clone(),
-            plugin: plugin.clone(),
+            name: name.to_owned(),
+            plugin: plugin.to_owned(),
             settings: json_value(settings_json),
             secret_names: names_of(secrets_json),
-            created_at: rfc3339(*created_at),
+            max_disks: None,
+            bandwidth_bytes_per_second: None,
+            created_at: rfc3339(created_at),
         }
     }
 }
@@ -146,7 +183,7 @@ impl From<AddCredentials> for NewConnection {
         settings.insert("host".to_owned(), Value::String(vcenter_host));
         settings.insert("username".to_owned(), Value::String(username));
         let secrets = BTreeMap::from([("password".to_owned(), password)]);
-        Self { name, plugin: VCENTER.to_owned(), settings, secrets }
+        Self { name, plugin: VCENTER.to_owned(), settings, secrets, bounds: Bounds::default() }
     }
 }
 
@@ -174,7 +211,8 @@ pub struct CredentialsList {
 
 impl From<&Connector> for CredentialsEntry {
     fn from(connector: &Connector) -> Self {
-        let Connector { id, name, plugin: _, settings_json, secrets_json: _, created_at } = connector;
+        let Connector { id, name, plugin: _, settings_json, secrets_json: _, max_disks: _, created_at } =
+            connector;
         let settings = json_value(settings_json);
         let text = |key: &str| settings.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
         Self {
@@ -194,7 +232,7 @@ pub(crate) fn is_vcenter(connector: &Connector) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use tidemark_model::{ConnectorId, UtcMillis};
+    use tidemark_model::ConnectorId;
 
     use super::*;
 
@@ -206,6 +244,7 @@ mod tests {
             plugin: VCENTER.to_owned(),
             settings_json: r#"{"host":"vc","username":"u"}"#.to_owned(),
             secrets_json: r#"{"password":"5ea1ed"}"#.to_owned(),
+            max_disks: Some(2),
             created_at: UtcMillis(0),
         };
         let entry = serde_json::to_string(&ConnectionEntry::from(&connector)).unwrap();
@@ -221,7 +260,7 @@ mod tests {
             r#"{"credential_name":"lab","vcenter_host":"vc","username":"u","password":"p","port":8443}"#,
         )
         .unwrap();
-        let NewConnection { name, plugin, settings, secrets } = wire.into();
+        let NewConnection { name, plugin, settings, secrets, bounds: _ } = wire.into();
         assert_eq!((name.as_str(), plugin.as_str()), ("lab", VCENTER));
         assert_eq!(Value::Object(settings), serde_json::json!({"host":"vc","username":"u","port":8443}));
         assert_eq!(secrets["password"], "p");

@@ -1,7 +1,7 @@
 //! Connectors, repositories and VMs.
 
 use tidemark_catalog::{Catalog, Connector, ErrorKind, Repository, Vm};
-use tidemark_model::{ConnectorId, RepositoryId, VmId};
+use tidemark_model::{ByteLen, ConnectorId, RepositoryId, VmId};
 
 use crate::engines::{Fixture, START, backup, refused};
 use crate::on_both_engines;
@@ -24,8 +24,12 @@ async fn connectors_live_their_life(fixture: Fixture) {
     let nameless = Connector { name: String::new(), ..twin.clone() };
     refused(catalog.add_connector(&nameless).await, ErrorKind::Invalid);
 
-    let changed =
-        Connector { settings_json: r#"{"host":"vc2"}"#.into(), name: "vc-new".into(), ..vc.clone() };
+    let changed = Connector {
+        settings_json: r#"{"host":"vc2"}"#.into(),
+        name: "vc-new".into(),
+        max_disks: Some(3),
+        ..vc.clone()
+    };
     catalog.update_connector(&changed).await.unwrap();
     assert_eq!(catalog.connector(vc.id).await.unwrap(), changed);
     assert_eq!(catalog.connector_by_name_or_id("vc-new").await.unwrap(), Some(changed.clone()));
@@ -51,7 +55,13 @@ async fn repositories_live_their_life(fixture: Fixture) {
     let store = fixture.repository("store").await;
     let twin = Repository { id: RepositoryId::random(), ..store.clone() };
     refused(catalog.add_repository(&twin).await, ErrorKind::Conflict);
-    let changed = Repository { secrets_json: r#"{"k":"sealed"}"#.into(), ..store.clone() };
+    let endless = Repository { bandwidth: Some(ByteLen(u64::MAX)), ..store.clone() };
+    refused(catalog.update_repository(&endless).await, ErrorKind::Invalid);
+    let changed = Repository {
+        secrets_json: r#"{"k":"sealed"}"#.into(),
+        bandwidth: Some(ByteLen(100 << 20)),
+        ..store.clone()
+    };
     catalog.update_repository(&changed).await.unwrap();
     assert_eq!(catalog.repository_by_name_or_id("store").await.unwrap(), Some(changed.clone()));
     // A name may look like another's id: the id wins.

@@ -82,6 +82,7 @@ impl Fixture {
             plugin: "vcenter".to_owned(),
             settings_json: r#"{"host":"vc"}"#.to_owned(),
             secrets_json: "{}".to_owned(),
+            max_disks: None,
             created_at: START,
         };
         self.catalog.add_connector(&connector).await.unwrap();
@@ -95,6 +96,7 @@ impl Fixture {
             plugin: "local".to_owned(),
             settings_json: r#"{"path":"/backup"}"#.to_owned(),
             secrets_json: "{}".to_owned(),
+            bandwidth: None,
             created_at: START,
         };
         self.catalog.add_repository(&repository).await.unwrap();

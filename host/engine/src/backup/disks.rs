@@ -1,21 +1,19 @@
-//! Moves all disks of a snapshot at the same time, within the host's limit, and keeps the hypervisor's session
+//! Moves all disks of a snapshot, as many at the same time as there are slots, and keeps the hypervisor's session
 //! alive meanwhile. The first disk that fails stops the others.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
-use futures_util::stream::FuturesUnordered;
 use serde_json::{Value, json};
 use tidemark_catalog::{BackupDisk, RangeDigests};
 use tidemark_model::{ByteLen, ExtentList, UtcMillis};
-use tidemark_plugins::{DiskLease, Since, Snapshot, Transport};
+use tidemark_plugins::{Connector, DiskLease, Since, Snapshot, Transport};
 use tidemark_qcow2::{BackingFile, ImageSpec};
 use tokio_util::sync::CancellationToken;
 
-use super::Attempt;
 use super::plan::{Chosen, ChosenDisk};
+use super::{Attempt, schedule};
 use crate::error::{Error, Result};
 use crate::image_file::StoredImage;
 use crate::layout;
@@ -23,8 +21,9 @@ use crate::mover::{self, MovePlan, MoveProgress, MoveTarget};
 use crate::source::Source;
 use crate::step::{ObjectRef, Step};
 use crate::store::{PlannedObject, SealedObject};
+use crate::throttle::Bucket;
 
-/// How often the hypervisor's session is kept alive; sessions end after 30 minutes without a call.
+/// How often the hypervisor's session is kept alive.
 const KEEP_ALIVE: Duration = Duration::from_secs(300);
 
 /// All disks, durable but not published.
@@ -48,6 +47,47 @@ struct Ready<'c> {
     allocated: Option<ExtentList>,
     target: PlannedTarget,
     progress: Arc<MoveProgress>,
+    state: Arc<Stated>,
+}
+
+/// Where a disk stands, shared with whoever reports it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum DiskState {
+    Waiting,
+    Moving,
+    Done,
+}
+
+#[derive(Debug)]
+struct Stated(Mutex<DiskState>);
+
+impl Stated {
+    fn set(&self, state: DiskState) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+
+    fn words(&self) -> &'static str {
+        match *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            DiskState::Waiting => "waiting for a slot",
+            DiskState::Moving => "moving",
+            DiskState::Done => "done",
+        }
+    }
+}
+
+/// What is reported of one disk.
+struct Counters {
+    index: u32,
+    capacity: u64,
+    progress: Arc<MoveProgress>,
+    state: Arc<Stated>,
+}
+
+impl Counters {
+    fn of(disk: &Ready<'_>) -> Self {
+        let (progress, state) = (Arc::clone(&disk.progress), Arc::clone(&disk.state));
+        Self { index: disk.chosen.index, capacity: disk.chosen.capacity.0, progress, state }
+    }
 }
 
 pub(super) async fn move_all(
@@ -127,7 +167,8 @@ async fn open_all<'c>(
             (Transport::HttpRange(_), None) => allocated_by_connector(attempt, snapshot, disk).await,
             _ => None,
         };
-        ready.push(Ready { chosen: disk, source, allocated, target, progress: Arc::default() });
+        let state = Arc::new(Stated(Mutex::new(DiskState::Waiting)));
+        ready.push(Ready { chosen: disk, source, allocated, target, progress: Arc::default(), state });
     }
     Ok(ready)
 }
@@ -150,60 +191,40 @@ async fn allocated_by_connector(
 
 async fn move_ready(attempt: &mut Attempt<'_>, ready: Vec<Ready<'_>>) -> Result<MovedDisks> {
     let job = Arc::clone(attempt.job);
-    let counters: Vec<_> = ready
-        .iter()
-        .map(|disk| (disk.chosen.index, disk.chosen.capacity.0, Arc::clone(&disk.progress)))
-        .collect();
+    let counters: Vec<_> = ready.iter().map(Counters::of).collect();
     job.report_with(move || progress_json(&counters));
-    let stop = job.cancel.child_token();
-    let mut moves: FuturesUnordered<_> = ready
-        .into_iter()
-        .map(|disk| {
-            let (job, stop) = (Arc::clone(&job), stop.clone());
-            async move { move_one(&job, disk, &stop).await }
-        })
-        .collect();
-    let (mut disks, mut objects) = (Vec::new(), Vec::new());
-    let mut failed: Option<Error> = None;
-    let mut keep_alive = tokio::time::interval(KEEP_ALIVE);
-    keep_alive.tick().await;
+    let first = attempt.slot.take().ok_or_else(|| Error::internal("disks are moved without a slot"))?;
+    let (stop, bandwidth) = (job.cancel.child_token(), attempt.bandwidth.clone());
+    let queue = || job.shared.disk_slots.queue(attempt.subject.connector.id);
+    let start = |disk| move_one(&job, disk, bandwidth.as_ref(), &stop);
+    let moves = schedule::move_all(queue, first, ready, &stop, start);
+    let connector = &mut attempt.connector;
+    let moved = schedule::beside(moves, |over| keep_alive(connector, over)).await?;
+    let (disks, objects): (Vec<_>, Vec<_>) = moved.into_iter().unzip();
+    Ok(MovedDisks { disks, objects: objects.into_iter().flatten().collect() })
+}
+
+/// Sessions end after 30 minutes without a call.
+async fn keep_alive(connector: &mut Connector, over: CancellationToken) {
     loop {
         tokio::select! {
-            moved = moves.next() => match moved {
-                None => break,
-                Some(Ok((disk, stored))) => {
-                    disks.push(disk);
-                    objects.extend(stored);
-                }
-                Some(Err(error)) => {
-                    // The others are stopped; what they say of that is not the reason.
-                    stop.cancel();
-                    failed.get_or_insert(error);
-                }
-            },
-            _ = keep_alive.tick() => {
-                if let Err(error) = attempt.connector.keep_alive().await {
-                    tracing::warn!(error = %error, "keeping the hypervisor's session alive failed");
-                }
-            }
+            () = tokio::time::sleep(KEEP_ALIVE) => {}
+            () = over.cancelled() => return,
         }
-    }
-    match failed {
-        Some(error) => Err(error),
-        None => Ok(MovedDisks { disks, objects }),
+        if let Err(error) = connector.keep_alive().await {
+            tracing::warn!(error = %error, "keeping the hypervisor's session alive failed");
+        }
     }
 }
 
 async fn move_one(
     job: &Arc<crate::queue::JobContext>,
     disk: Ready<'_>,
+    bandwidth: Option<&Arc<Bucket>>,
     stop: &CancellationToken,
 ) -> Result<(BackupDisk, Vec<SealedObject>)> {
-    let Ready { chosen, source, allocated, target, progress } = disk;
-    let _slot = tokio::select! {
-        slot = job.shared.disk_slots.acquire() => slot.map_err(|_| Error::cancelled())?,
-        () = stop.cancelled() => return Err(Error::cancelled()),
-    };
+    let Ready { chosen, source, allocated, target, progress, state } = disk;
+    state.set(DiskState::Moving);
     let context = |e: Error| e.context(format!("moving disk {} ({})", chosen.key, chosen.label));
     let allocated = source.allocated().await.map_err(context)?.or(allocated);
     let plan = MovePlan::new(chosen.capacity, chosen.changed.as_ref(), allocated);
@@ -215,14 +236,18 @@ async fn move_one(
             format: "qcow2".to_owned(),
         }),
     };
+    let PlannedTarget { image, ranges } = target;
+    let image = image.bounded(bandwidth, stop.clone());
+    let ranges = ranges.bounded(bandwidth, stop.clone());
     let target = MoveTarget {
-        image: target.image.create(plan.read.total()).await.map_err(context)?,
-        ranges: Some(target.ranges.create(ByteLen(0)).await.map_err(context)?),
+        image: image.create(plan.read.total()).await.map_err(context)?,
+        ranges: Some(ranges.create(ByteLen(0)).await.map_err(context)?),
     };
     let moved = mover::move_disk(&source, &plan, spec, target, job.shared.tuning(), &progress, stop)
         .await
         .map_err(context)?;
     source.close().await;
+    state.set(DiskState::Done);
     let StoredImage { object, digest, ranges } = moved.image;
     let record = BackupDisk {
         disk_index: chosen.index,
@@ -247,12 +272,13 @@ async fn move_one(
     Ok((record, objects.collect()))
 }
 
-fn progress_json(counters: &[(u32, u64, Arc<MoveProgress>)]) -> Value {
+fn progress_json(counters: &[Counters]) -> Value {
     let disks: Vec<Value> = counters
         .iter()
-        .map(|(index, capacity, progress)| {
+        .map(|Counters { index, capacity, progress, state }| {
             json!({
                 "disk_index": index,
+                "state": state.words(),
                 "capacity_bytes": capacity,
                 "planned_bytes": progress.planned.load(Ordering::Relaxed),
                 "read_bytes": progress.read.load(Ordering::Relaxed),
@@ -262,7 +288,7 @@ fn progress_json(counters: &[(u32, u64, Arc<MoveProgress>)]) -> Value {
         })
         .collect();
     let sum = |counter: fn(&MoveProgress) -> u64| {
-        counters.iter().map(|(_, _, progress)| counter(progress)).sum::<u64>()
+        counters.iter().map(|counters| counter(&counters.progress)).sum::<u64>()
     };
     json!({
         "phase": "moving",

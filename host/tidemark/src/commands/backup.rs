@@ -34,9 +34,13 @@ impl From<LevelArg> for VerifyDepth {
 
 pub(crate) fn run(verb: BackupVerb, client: &Client, output: &Output) -> Result<Ended> {
     match verb {
-        BackupVerb::Run { vm, repository, backup_type, wait } => {
-            let order =
-                StartBackup { vm_name: vm, repository_id: repository, backup_type: backup_type.into() };
+        BackupVerb::Run { vm, repository, backup_type, bound, wait } => {
+            let order = StartBackup {
+                vm_name: vm,
+                repository_id: repository,
+                backup_type: backup_type.into(),
+                bandwidth_bytes_per_second: bound.bandwidth,
+            };
             return back_up(client, output, &order, &wait);
         }
         BackupVerb::List { vm } => {

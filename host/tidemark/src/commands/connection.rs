@@ -2,41 +2,55 @@
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Map, Value};
 use tidemark_api::wire::{AddConnection, ConnectionEntry, PluginList, UpdateConnection};
 
-use crate::args::ConnectionArgs;
+use crate::args::{ConnectionArgs, ConnectionValues};
 use crate::client::{Client, Refused, escape};
-use crate::output::{Table, fields, moment, or_dash};
+use crate::output::{Table, fields, moment, or_dash, size};
 
-/// Puts the request for a new connection together.
-pub(super) fn request(client: &Client, args: ConnectionArgs) -> Result<AddConnection> {
-    let ConnectionArgs { name, plugin, settings, secrets } = args;
-    let (settings, secrets) = typed(client, &plugin, settings, secrets)?;
-    Ok(AddConnection { name, plugin, settings, secrets })
+/// What bounds a connection; only one of them fits its sort.
+#[derive(Default)]
+pub(super) struct Bounds {
+    pub(super) max_disks: Option<u32>,
+    pub(super) bandwidth: Option<u64>,
 }
 
-/// Puts the request for a change of a connection together.
-pub(super) fn change(
+/// Adds a connection and answers its document; `nouns` is the part of the path.
+pub(super) fn add(client: &Client, nouns: &str, args: ConnectionArgs, bounds: Bounds) -> Result<Value> {
+    let ConnectionArgs { name, plugin, values } = args;
+    let (settings, secrets) = typed(client, &plugin, values)?;
+    let Bounds { max_disks, bandwidth: bandwidth_bytes_per_second } = bounds;
+    let request = AddConnection { name, plugin, settings, secrets, max_disks, bandwidth_bytes_per_second };
+    client.post(&format!("/api/v1/{nouns}"), &request)
+}
+
+/// Changes a connection and answers its document.
+pub(super) fn update(
     client: &Client,
-    plugin: &str,
-    settings: Vec<(String, String)>,
-    secrets: Vec<(String, PathBuf)>,
-) -> Result<UpdateConnection> {
-    let (settings, secrets) = typed(client, plugin, settings, secrets)?;
-    Ok(UpdateConnection { settings, secrets })
+    nouns: &str,
+    name: &str,
+    values: ConnectionValues,
+    bounds: Bounds,
+) -> Result<Value> {
+    let path = format!("/api/v1/{nouns}/{}", escape(name));
+    let known: ConnectionEntry = serde_json::from_value(client.get(&path)?)?;
+    let (settings, secrets) = typed(client, &known.plugin, values)?;
+    let Bounds { max_disks, bandwidth: bandwidth_bytes_per_second } = bounds;
+    let change = UpdateConnection { settings, secrets, max_disks, bandwidth_bytes_per_second };
+    client.post(&format!("{path}/actions/update"), &change)
 }
 
 /// Settings as the plugin's schema has them, and secrets read from their files.
 fn typed(
     client: &Client,
     plugin: &str,
-    settings: Vec<(String, String)>,
-    secrets: Vec<(String, PathBuf)>,
+    values: ConnectionValues,
 ) -> Result<(Map<String, Value>, BTreeMap<String, String>)> {
+    let ConnectionValues { settings, secrets } = values;
     let schema = schema_of(client, plugin)?;
     let mut typed = Map::new();
     for (key, text) in settings {
@@ -93,24 +107,31 @@ fn read_secret(file: &Path) -> Result<String> {
 
 /// Connections as a table.
 pub(super) fn table(entries: Vec<ConnectionEntry>, empty: &str) -> String {
-    let mut table = Table::new(&["NAME", "PLUGIN", "SETTINGS", "ADDED"]);
+    let mut table = Table::new(&["NAME", "PLUGIN", "SETTINGS", "BOUND", "ADDED"]);
     for entry in entries {
-        let settings = settings_line(&entry.settings);
-        table.row([entry.name, entry.plugin, settings, moment(&entry.created_at)]);
+        let (settings, bound) = (settings_line(&entry.settings), bound(&entry));
+        table.row([entry.name, entry.plugin, settings, bound, moment(&entry.created_at)]);
     }
     table.render(empty)
 }
 
 /// One connection.
 pub(super) fn show(entry: ConnectionEntry) -> String {
+    let bound = bound(&entry);
     fields(&[
         ("name", entry.name),
         ("id", entry.id),
         ("plugin", entry.plugin),
         ("settings", settings_line(&entry.settings)),
         ("secrets", or_dash(Some(entry.secret_names.join(", ")))),
+        ("bound", bound),
         ("added", moment(&entry.created_at)),
     ])
+}
+
+fn bound(entry: &ConnectionEntry) -> String {
+    let disks = entry.max_disks.map(|disks| format!("{disks} disks"));
+    or_dash(disks.or(entry.bandwidth_bytes_per_second.map(|rate| format!("{}/s", size(rate)))))
 }
 
 fn settings_line(settings: &Value) -> String {

@@ -4,22 +4,21 @@ use anyhow::Result;
 use serde_json::Value;
 use tidemark_api::wire::{ConnectionEntry, ConnectorList, DiscoveredVm, Discovery, TestReport};
 
-use super::connection;
-use crate::args::{ConnectionChange, ConnectorVerb};
+use super::connection::{self, Bounds};
+use crate::args::{ConnectorVerb, MaxDisks};
 use crate::client::{Client, escape};
 use crate::output::{Ended, Output, Table, or_dash, size, yes_no};
 
 pub(crate) fn run(verb: ConnectorVerb, client: &Client, output: &Output) -> Result<Ended> {
     match verb {
-        ConnectorVerb::Add(args) => {
-            let added = client.post("/api/v1/connectors", &connection::request(client, args)?)?;
+        ConnectorVerb::Add { connection: args, bound: MaxDisks { max_disks } } => {
+            let bounds = Bounds { max_disks, ..Bounds::default() };
+            let added = connection::add(client, "connectors", args, bounds)?;
             output.document(added, |entry: ConnectionEntry| format!("connector '{}' added", entry.name))?;
         }
-        ConnectorVerb::Update(ConnectionChange { name, settings, secrets }) => {
-            let path = format!("/api/v1/connectors/{}", escape(&name));
-            let known: ConnectionEntry = serde_json::from_value(client.get(&path)?)?;
-            let change = connection::change(client, &known.plugin, settings, secrets)?;
-            let updated = client.post(&format!("{path}/actions/update"), &change)?;
+        ConnectorVerb::Update { name, values, bound: MaxDisks { max_disks } } => {
+            let bounds = Bounds { max_disks, ..Bounds::default() };
+            let updated = connection::update(client, "connectors", &name, values, bounds)?;
             output
                 .document(updated, |entry: ConnectionEntry| format!("connector '{}' changed", entry.name))?;
         }

@@ -4,16 +4,24 @@ use anyhow::Result;
 use serde_json::Value;
 use tidemark_api::wire::{ConnectionEntry, JobEntry, RepositoryList};
 
-use super::{connection, finish};
-use crate::args::RepositoryVerb;
+use super::connection::{self, Bounds};
+use super::finish;
+use crate::args::{Bandwidth, RepositoryVerb};
 use crate::client::{Client, escape};
 use crate::output::{Ended, Output};
 
 pub(crate) fn run(verb: RepositoryVerb, client: &Client, output: &Output) -> Result<Ended> {
     match verb {
-        RepositoryVerb::Add(args) => {
-            let added = client.post("/api/v1/repositories", &connection::request(client, args)?)?;
+        RepositoryVerb::Add { connection: args, bound: Bandwidth { bandwidth } } => {
+            let bounds = Bounds { bandwidth, ..Bounds::default() };
+            let added = connection::add(client, "repositories", args, bounds)?;
             output.document(added, |entry: ConnectionEntry| format!("repository '{}' added", entry.name))?;
+        }
+        RepositoryVerb::Update { name, values, bound: Bandwidth { bandwidth } } => {
+            let bounds = Bounds { bandwidth, ..Bounds::default() };
+            let updated = connection::update(client, "repositories", &name, values, bounds)?;
+            output
+                .document(updated, |entry: ConnectionEntry| format!("repository '{}' changed", entry.name))?;
         }
         RepositoryVerb::List => {
             let list = client.list("/api/v1/repositories", "repositories")?;
