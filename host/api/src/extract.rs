@@ -9,11 +9,22 @@ use axum::extract::{FromRequest, FromRequestParts, Path as AxumPath, Request};
 use axum::http::header;
 use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
 use crate::problem::Problem;
 
 /// A JSON body.
 pub(crate) struct Json<T>(pub(crate) T);
+
+/// A body of a route that was kept from the earlier system, whose clients may send more than we know. What is not
+/// known is passed over and told in the answer; bodies of all other routes are refused for it.
+pub(crate) trait KeptBody: DeserializeOwned {
+    /// Every name that a member may have, older ones included.
+    const MEMBERS: &'static [&'static str];
+}
+
+/// Such a body, and a warning for each member that is not known.
+pub(crate) struct KeptJson<T>(pub(crate) T, pub(crate) Vec<String>);
 
 /// A JSON body that may be left out; then it is the default.
 pub(crate) struct OptionalJson<T>(pub(crate) T);
@@ -34,14 +45,33 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        if !is_json(request.headers().get(header::CONTENT_TYPE)) {
-            return Err(Problem::unsupported_media("send JSON with content-type: application/json"));
-        }
-        let body = Bytes::from_request(request, state).await.map_err(|rejection| {
-            Problem::invalid(format!("the body cannot be read: {}", rejection.body_text()))
-        })?;
-        parse_json(&body).map(Self)
+        parse_json(&json_body(request, state).await?).map(Self)
     }
+}
+
+impl<S: Send + Sync, T: KeptBody> FromRequest<S> for KeptJson<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        parse_kept(&json_body(request, state).await?)
+    }
+}
+
+async fn json_body<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
+    if !is_json(request.headers().get(header::CONTENT_TYPE)) {
+        return Err(Problem::unsupported_media("send JSON with content-type: application/json"));
+    }
+    Bytes::from_request(request, state)
+        .await
+        .map_err(|rejection| Problem::invalid(format!("the body cannot be read: {}", rejection.body_text())))
+}
+
+fn parse_kept<T: KeptBody>(body: &[u8]) -> Result<KeptJson<T>, Problem> {
+    let members: Map<String, Value> = parse_json(body)?;
+    let (known, unknown): (Map<_, _>, Map<_, _>) =
+        members.into_iter().partition(|(name, _)| T::MEMBERS.contains(&name.as_str()));
+    let told = unknown.keys().map(|name| format!("the member '{name}' is not known and is passed over"));
+    Ok(KeptJson(parse_json(Value::Object(known).to_string().as_bytes())?, told.collect()))
 }
 
 impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalJson<T> {
@@ -158,9 +188,34 @@ mod tests {
     }
 
     #[test]
+    fn a_kept_body_tells_what_it_does_not_know() {
+        use crate::wire::StartBackup;
+        let body = br#"{"vm":"web01","repository":"main","bandwith":5,"priority":"high"}"#;
+        let KeptJson(order, told) = parse_kept::<StartBackup>(body).unwrap();
+        assert_eq!((order.vm_name.as_str(), told.len()), ("web01", 2));
+        assert!(told[0].contains("'bandwith'"), "{told:?}");
+        let wrong = br#"{"vm":"web01","repository":"main","backup_type":"sideways","x":1}"#;
+        assert_eq!(parse_kept::<StartBackup>(wrong).err().unwrap().field(), Some("backup_type"));
+        assert!(parse_kept::<StartBackup>(b"[]").is_err());
+    }
+
+    #[test]
+    fn every_member_of_a_kept_body_is_known() {
+        fn check<T: KeptBody + schemars::JsonSchema>() {
+            let schema = schemars::schema_for!(T).to_value();
+            for name in schema["properties"].as_object().unwrap().keys() {
+                assert!(T::MEMBERS.contains(&name.as_str()), "{name}");
+            }
+        }
+        check::<crate::wire::StartBackup>();
+        check::<crate::wire::DiscoverVms>();
+        check::<crate::wire::AddVms>();
+    }
+
+    #[test]
     fn nothing_may_follow_the_document() {
-        assert!(parse_json::<serde_json::Value>(b"{} {}").is_err());
-        assert!(parse_json::<serde_json::Value>(b"{}\n").is_ok());
+        assert!(parse_json::<Value>(b"{} {}").is_err());
+        assert!(parse_json::<Value>(b"{}\n").is_ok());
     }
 
     #[test]

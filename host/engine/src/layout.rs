@@ -76,6 +76,53 @@ pub(crate) fn folder_of(manifest_key: &str) -> &str {
     manifest_key.rsplit_once('/').map_or("", |(folder, _)| folder)
 }
 
+/// What an object is, as far as its name tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ObjectSort {
+    Image,
+    Ranges,
+    Manifest,
+}
+
+/// The length of what the names of one backup's objects have in common: `yyyymmddThhmmssZ-<backup-id8>`.
+pub(crate) const STEM_LEN: usize = 16 + 1 + 8;
+
+/// What an object is; none where the name is none of ours, whatever is in it.
+pub(crate) fn sort_of(key: &str) -> Option<ObjectSort> {
+    let parts: Vec<&str> = key.split('/').collect();
+    let (folder, disk, name) = match parts.as_slice() {
+        [folder, name] => (*folder, None, *name),
+        [folder, disk, name] => (*folder, Some(*disk), *name),
+        _ => return None,
+    };
+    let of_vm = folder.rsplit_once('-').is_some_and(|(slug, id)| !slug.is_empty() && is_id8(id));
+    let (stem, rest) = name.split_at_checked(STEM_LEN)?;
+    let (at, id) = stem.split_once('-')?;
+    let dated = at.len() == 16
+        && at.bytes().enumerate().all(|(index, byte)| match index {
+            8 => byte == b'T',
+            15 => byte == b'Z',
+            _ => byte.is_ascii_digit(),
+        });
+    if !of_vm || !dated || !is_id8(id) {
+        return None;
+    }
+    let (middle, suffix) = rest.rsplit_once('.')?;
+    let number = disk.map(|disk| disk.strip_prefix("disk-").is_some_and(|n| n.parse::<u32>().is_ok()));
+    let merged = |rest: &str| rest.is_empty() || rest.strip_prefix(".merged-").is_some_and(is_id8);
+    let of_disk = ["-full", "-incr"].iter().any(|sort| middle.strip_prefix(sort).is_some_and(merged));
+    match (number, suffix) {
+        (None, "json") if merged(middle) => Some(ObjectSort::Manifest),
+        (Some(true), "qcow2") if of_disk => Some(ObjectSort::Image),
+        (Some(true), "digests") if of_disk => Some(ObjectSort::Ranges),
+        _ => None,
+    }
+}
+
+fn is_id8(text: &str) -> bool {
+    text.len() == 8 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 /// `yyyymmddThhmmssZ`.
 pub(crate) fn stamp(at: UtcMillis) -> String {
     let moment =
@@ -110,6 +157,31 @@ mod tests {
         assert_eq!(marked_key(&key, mark), merged);
         for other in ["web-01/a.json", "x", "a.merged-.json", "a.merged-12345678", "a.merged-1234567z.json"] {
             assert_eq!(unmerged_key(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn our_names_are_told_from_others() {
+        let stem = "web-01-0a1b2c3d/disk-1/20260102T030405Z-11223344";
+        let manifest = "web-01-0a1b2c3d/20260102T030405Z-11223344";
+        for (key, sort) in [
+            (format!("{stem}-full.qcow2"), Some(ObjectSort::Image)),
+            (format!("{stem}-incr.merged-55667788.qcow2"), Some(ObjectSort::Image)),
+            (format!("{stem}-incr.digests"), Some(ObjectSort::Ranges)),
+            (format!("{manifest}.json"), Some(ObjectSort::Manifest)),
+            (format!("{manifest}.merged-55667788.json"), Some(ObjectSort::Manifest)),
+            (format!("{stem}-full.qcow2.bak"), None),
+            (format!("{stem}-copy.qcow2"), None),
+            (format!("{stem}.json"), None),
+            (format!("{manifest}-full.qcow2"), None),
+            (format!("deeper/{stem}-full.qcow2"), None),
+            ("web-01-0a1b2c3d/disk-x/20260102T030405Z-11223344-full.qcow2".to_owned(), None),
+            ("web-01-0a1b2c3d/disk-1/20260102T0304056-11223344-full.qcow2".to_owned(), None),
+            ("notes.json".to_owned(), None),
+            (".tidemark-repository".to_owned(), None),
+            ("a-0a1b2c3d/ünïcödé-and-more-of-it-here.json".to_owned(), None),
+        ] {
+            assert_eq!(sort_of(&key), sort, "{key}");
         }
     }
 }

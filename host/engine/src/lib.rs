@@ -6,6 +6,7 @@
 
 mod backup;
 mod chain;
+mod check;
 mod connections;
 mod copy;
 mod delete;

@@ -222,7 +222,7 @@ impl<'a> Consolidation<'a> {
     async fn make_one(&mut self, disk: PlannedDisk, layout: MergeLayout) -> Result<StoredImage> {
         let slots = &self.job.shared.disk_slots;
         let _slot = tokio::select! {
-            slot = slots.acquire() => slot.map_err(|_| Error::cancelled())?,
+            slot = slots.queue_for_host() => slot,
             () = self.job.cancel.cancelled() => return Err(Error::cancelled()),
         };
         let PlannedDisk { sources, merger, image, ranges } = disk;

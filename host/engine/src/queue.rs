@@ -15,7 +15,7 @@ use tracing::Instrument as _;
 
 use crate::engine::Shared;
 use crate::error::{Error, ErrorKind, Result};
-use crate::{backup, delete, import, recovery, restore, synthesize, verify};
+use crate::{backup, check, delete, import, recovery, restore, synthesize, verify};
 
 /// How long a lease lasts without a heartbeat.
 pub(crate) const LEASE_MS: i64 = 30_000;
@@ -131,7 +131,7 @@ async fn drive(context: Arc<JobContext>) -> std::result::Result<Value, Failure> 
         JobKind::ImportRepository => import::run(&context).await.map_err(Failure::from),
         JobKind::DeleteBackup => delete::run(&context).await,
         JobKind::SynthesizeFull => synthesize::run(&context).await,
-        JobKind::CheckRepository => Err(Error::invalid("this version has no such job").into()),
+        JobKind::CheckRepository => check::run(&context).await.map_err(Failure::from),
     }
 }
 

@@ -171,3 +171,13 @@ pub(crate) struct SynthesizePayload {
 pub(crate) struct ImportPayload {
     pub(crate) repository_id: String,
 }
+
+/// The payload of a job that checks a repository.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct CheckPayload {
+    pub(crate) repository_id: String,
+    /// Whether garbage is deleted.
+    pub(crate) delete: bool,
+    /// Younger garbage is left alone.
+    pub(crate) grace_hours: u32,
+}

@@ -39,7 +39,7 @@ struct Lane {
 
 #[derive(Debug)]
 struct Waiting {
-    connector: ConnectorId,
+    connector: Option<ConnectorId>,
     served: oneshot::Sender<Slot>,
 }
 
@@ -47,7 +47,7 @@ struct Waiting {
 #[derive(Debug)]
 pub(crate) struct Slot {
     slots: DiskSlots,
-    connector: ConnectorId,
+    connector: Option<ConnectorId>,
 }
 
 /// A place in the queue; dropping it leaves the queue.
@@ -78,8 +78,17 @@ impl DiskSlots {
         self.serve();
     }
 
-    /// Joins the queue.
+    /// Joins the queue for a slot of the host and of the connector.
     pub(crate) fn queue(&self, connector: ConnectorId) -> Queued {
+        self.join(Some(connector))
+    }
+
+    /// Joins the queue for a slot of the host alone: for work that no connector has a part in.
+    pub(crate) fn queue_for_host(&self) -> Queued {
+        self.join(None)
+    }
+
+    fn join(&self, connector: Option<ConnectorId>) -> Queued {
         let (served, receiver) = oneshot::channel();
         self.table().waiting.push_back(Waiting { connector, served });
         self.serve();
@@ -111,10 +120,12 @@ impl Table {
         let room = |connector: &ConnectorId| {
             self.connectors.get(connector).is_none_or(|lane| lane.most.is_none_or(|most| lane.taken < most))
         };
-        let index = self.waiting.iter().position(|waiting| room(&waiting.connector))?;
+        let index = self.waiting.iter().position(|waiting| waiting.connector.as_ref().is_none_or(room))?;
         let waiting = self.waiting.remove(index)?;
         self.free -= 1;
-        self.connectors.entry(waiting.connector).or_default().taken += 1;
+        if let Some(connector) = waiting.connector {
+            self.connectors.entry(connector).or_default().taken += 1;
+        }
         Some(waiting)
     }
 }
@@ -124,7 +135,8 @@ impl Drop for Slot {
         {
             let mut table = self.slots.table();
             table.free += 1;
-            if let Some(lane) = table.connectors.get_mut(&self.connector) {
+            let lane = self.connector.and_then(|connector| table.connectors.get_mut(&connector));
+            if let Some(lane) = lane {
                 lane.taken = lane.taken.saturating_sub(1);
             }
         }

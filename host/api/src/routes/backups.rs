@@ -12,7 +12,7 @@ use tidemark_model::{BackupId, BackupStatus, ByteLen, RequestedType};
 
 use super::accepted;
 use crate::auth::Actor;
-use crate::extract::{IdempotencyKey, Json as JsonBody, Path, Query, parse_id};
+use crate::extract::{IdempotencyKey, Json as JsonBody, KeptJson, Path, Query, parse_id};
 use crate::paging::page;
 use crate::problem::{Answer, Problem};
 use crate::routing::{Routes, admin, operator, viewer};
@@ -116,7 +116,7 @@ async fn start(
     State(state): State<AppState>,
     actor: Actor,
     key: IdempotencyKey,
-    JsonBody(wire): JsonBody<StartBackup>,
+    KeptJson(wire, warnings): KeptJson<StartBackup>,
 ) -> Answer<Response> {
     let StartBackup { vm_name, repository_id, backup_type, bandwidth_bytes_per_second } = wire;
     let request = BackupRequest {
@@ -127,7 +127,7 @@ async fn start(
         idempotency_key: key.scoped(&actor.name, "backup"),
     };
     let submitted = state.engine.submit_backup(&actor.name, request).await?;
-    accepted(submitted.job.id, &StartedBackup::new(&submitted, backup_type))
+    accepted(submitted.job.id, &StartedBackup::new(&submitted, backup_type, warnings))
 }
 
 async fn list(State(state): State<AppState>, Query(query): Query<BackupQuery>) -> Answer<Json<BackupList>> {

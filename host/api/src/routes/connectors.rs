@@ -101,12 +101,16 @@ async fn test(State(state): State<AppState>, Path(id): Path<String>) -> Answer<J
 }
 
 async fn discover(State(state): State<AppState>, Path(id): Path<String>) -> Answer<Json<Discovery>> {
-    discover_by(&state, &id).await
+    discover_by(&state, &id, Vec::new()).await
 }
 
-pub(super) async fn discover_by(state: &AppState, name_or_id: &str) -> Answer<Json<Discovery>> {
+pub(super) async fn discover_by(
+    state: &AppState,
+    name_or_id: &str,
+    warnings: Vec<String>,
+) -> Answer<Json<Discovery>> {
     let connector = find(state.engine.catalog(), name_or_id).await?;
     let vms: Vec<DiscoveredVm> =
         state.engine.discover(name_or_id).await?.into_iter().map(DiscoveredVm::from).collect();
-    Ok(Json(Discovery { connector: connector.name, total: vms.len(), vms }))
+    Ok(Json(Discovery { connector: connector.name, total: vms.len(), vms, warnings }))
 }

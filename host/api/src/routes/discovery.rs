@@ -7,7 +7,7 @@ use axum::response::Response;
 use super::connectors::discover_by;
 use super::vms::add_vms;
 use crate::auth::Actor;
-use crate::extract::Json as JsonBody;
+use crate::extract::KeptJson;
 use crate::problem::Answer;
 use crate::routing::{Routes, admin, operator};
 use crate::state::AppState;
@@ -31,15 +31,15 @@ pub(super) fn add(routes: Routes) -> Routes {
 
 async fn discover(
     State(state): State<AppState>,
-    JsonBody(DiscoverVms { connector }): JsonBody<DiscoverVms>,
+    KeptJson(DiscoverVms { connector }, warnings): KeptJson<DiscoverVms>,
 ) -> Answer<Json<Discovery>> {
-    discover_by(&state, &connector).await
+    discover_by(&state, &connector, warnings).await
 }
 
 async fn add_found(
     State(state): State<AppState>,
     actor: Actor,
-    JsonBody(wire): JsonBody<AddVms>,
+    KeptJson(wire, warnings): KeptJson<AddVms>,
 ) -> Answer<Response> {
-    add_vms(&state, &actor, wire).await
+    add_vms(&state, &actor, wire, warnings).await
 }

@@ -4,16 +4,19 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
+use tidemark_catalog::Role;
 
 use super::backups::repository_of;
 use super::{accepted, created};
 use crate::auth::Actor;
-use crate::extract::{IdempotencyKey, Json as JsonBody, Path, Query};
+use crate::extract::{IdempotencyKey, Json as JsonBody, OptionalJson, Path, Query};
 use crate::paging::{PageQuery, cut};
-use crate::problem::Answer;
+use crate::problem::{Answer, Problem};
 use crate::routing::{Routes, admin, operator, viewer};
 use crate::state::AppState;
-use crate::wire::{Accepted, AddConnection, ConnectionEntry, RepositoryList, UpdateConnection};
+use crate::wire::{
+    Accepted, AddConnection, CheckRepository, ConnectionEntry, RepositoryList, UpdateConnection,
+};
 
 pub(super) fn add(routes: Routes) -> Routes {
     routes
@@ -57,6 +60,17 @@ pub(super) fn add(routes: Routes) -> Routes {
                 .answers::<Accepted>(202)
                 .idempotent(),
             import,
+        )
+        .post(
+            "/api/v1/repositories/{id}/actions/check",
+            operator(
+                "checkRepository",
+                "Compares the repository with the catalog; deleting garbage needs admin",
+            )
+            .body::<CheckRepository>()
+            .answers::<Accepted>(202)
+            .idempotent(),
+            check,
         )
 }
 
@@ -104,5 +118,24 @@ async fn import(
     Path(id): Path<String>,
 ) -> Answer<Response> {
     let job = state.engine.submit_import(&actor.name, &id, key.scoped(&actor.name, "import")).await?;
+    accepted(job.id, &Accepted::new(&job))
+}
+
+async fn check(
+    State(state): State<AppState>,
+    actor: Actor,
+    key: IdempotencyKey,
+    Path(id): Path<String>,
+    OptionalJson(CheckRepository { delete, grace_hours }): OptionalJson<CheckRepository>,
+) -> Answer<Response> {
+    if delete && actor.role < Role::Admin {
+        return Err(Problem::forbidden(format!(
+            "deleting needs the role admin; token '{}' has the role {}",
+            actor.name,
+            actor.role.as_str()
+        )));
+    }
+    let key = key.scoped(&actor.name, "check");
+    let job = state.engine.submit_check(&actor.name, &id, delete, grace_hours, key).await?;
     accepted(job.id, &Accepted::new(&job))
 }

@@ -42,16 +42,21 @@ async fn create(
     actor: Actor,
     JsonBody(wire): JsonBody<AddVms>,
 ) -> Answer<Response> {
-    add_vms(&state, &actor, wire).await
+    add_vms(&state, &actor, wire, Vec::new()).await
 }
 
-pub(super) async fn add_vms(state: &AppState, actor: &Actor, wire: AddVms) -> Answer<Response> {
+pub(super) async fn add_vms(
+    state: &AppState,
+    actor: &Actor,
+    wire: AddVms,
+    warnings: Vec<String>,
+) -> Answer<Response> {
     let AddVms { connector, vm_names } = wire;
     if vm_names.is_empty() {
         return Err(Problem::invalid_field("vm_names", "vm_names: name at least one VM"));
     }
     let added = state.engine.add_vms(&actor.name, &connector, &vm_names).await?;
-    let body = AddedVms { added: added.len(), vms: added.iter().map(VmEntry::from).collect() };
+    let body = AddedVms { added: added.len(), vms: added.iter().map(VmEntry::from).collect(), warnings };
     Ok((StatusCode::CREATED, Json(body)).into_response())
 }
 

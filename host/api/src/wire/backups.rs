@@ -11,6 +11,7 @@ use tidemark_engine::SubmittedBackup;
 use tidemark_model::{BackupId, JobState, RequestedType};
 
 use super::{json_value, rfc3339};
+use crate::extract::KeptBody;
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -45,6 +46,7 @@ impl RequestedBackupType {
 
 /// Starts a backup.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct StartBackup {
     /// The VM's name or id.
     #[serde(alias = "vm_id", alias = "vm")]
@@ -59,6 +61,19 @@ pub struct StartBackup {
     /// given or 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bandwidth_bytes_per_second: Option<u64>,
+}
+
+impl KeptBody for StartBackup {
+    const MEMBERS: &'static [&'static str] = &[
+        "vm_name",
+        "vm_id",
+        "vm",
+        "repository_id",
+        "repository",
+        "repository_name",
+        "backup_type",
+        "bandwidth_bytes_per_second",
+    ];
 }
 
 /// A backup that was started.
@@ -80,12 +95,15 @@ pub struct StartedBackup {
     pub message: String,
     /// The job that makes it.
     pub job_id: String,
+    /// What of the request was passed over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 impl StartedBackup {
     /// The answer to a request for a backup.
     #[must_use]
-    pub fn new(submitted: &SubmittedBackup, requested: RequestedBackupType) -> Self {
+    pub fn new(submitted: &SubmittedBackup, requested: RequestedBackupType, warnings: Vec<String>) -> Self {
         let SubmittedBackup { job, backup_id, vm } = submitted;
         Self {
             backup_id: backup_id.to_string(),
@@ -96,6 +114,7 @@ impl StartedBackup {
             change_id: None,
             message: format!("backup of '{}' accepted; job {} makes it", vm.name, job.id),
             job_id: job.id.to_string(),
+            warnings,
         }
     }
 }

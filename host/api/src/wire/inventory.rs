@@ -7,6 +7,7 @@ use tidemark_catalog::Vm;
 use tidemark_engine::{Finding, PowerState, Severity, VirtualDisk, VirtualMachine};
 
 use super::{json_value, rfc3339};
+use crate::extract::KeptBody;
 
 /// A virtual machine under protection.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -94,6 +95,9 @@ pub struct Discovery {
     pub vms: Vec<DiscoveredVm>,
     /// How many there are.
     pub total: usize,
+    /// What of the request was passed over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 impl From<VirtualMachine> for DiscoveredVm {
@@ -138,14 +142,21 @@ impl From<VirtualDisk> for DiscoveredDisk {
 
 /// Asks a hypervisor what it has.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct DiscoverVms {
     /// The connector's name or id.
     #[serde(alias = "connector_id", alias = "credential_id", alias = "vmware_credential_id")]
     pub connector: String,
 }
 
+impl KeptBody for DiscoverVms {
+    const MEMBERS: &'static [&'static str] =
+        &["connector", "connector_id", "credential_id", "vmware_credential_id"];
+}
+
 /// Puts virtual machines under protection.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct AddVms {
     /// The connector's name or id.
     #[serde(alias = "connector_id", alias = "credential_id", alias = "vmware_credential_id")]
@@ -155,6 +166,11 @@ pub struct AddVms {
     pub vm_names: Vec<String>,
 }
 
+impl KeptBody for AddVms {
+    const MEMBERS: &'static [&'static str] =
+        &["connector", "connector_id", "credential_id", "vmware_credential_id", "vm_names", "vms", "names"];
+}
+
 /// What was put under protection.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct AddedVms {
@@ -162,6 +178,9 @@ pub struct AddedVms {
     pub vms: Vec<VmEntry>,
     /// How many there are.
     pub added: usize,
+    /// What of the request was passed over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// Something that a connector's test found.

@@ -222,6 +222,22 @@ pub struct VerifyBackup {
     pub level: VerifyDepth,
 }
 
+/// Compares a repository with the catalog.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CheckRepository {
+    /// Deletes what belongs to no backup; needs the role admin.
+    pub delete: bool,
+    /// What is younger is never deleted; 24 where not given.
+    pub grace_hours: u32,
+}
+
+impl Default for CheckRepository {
+    fn default() -> Self {
+        Self { delete: false, grace_hours: 24 }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

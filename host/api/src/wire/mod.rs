@@ -25,8 +25,8 @@ pub use inventory::{
     VmEntry, VmList,
 };
 pub use jobs::{
-    Accepted, DeleteBackups, JobEntry, JobList, RestoreDisk, RestoreFormat, StartedDeletion, VerifyBackup,
-    VerifyDepth,
+    Accepted, CheckRepository, DeleteBackups, JobEntry, JobList, RestoreDisk, RestoreFormat, StartedDeletion,
+    VerifyBackup, VerifyDepth,
 };
 pub use operations::{
     AuditLine, AuditList, CreateToken, CreatedToken, EventEntry, Health, TokenEntry, TokenList, TokenRole,

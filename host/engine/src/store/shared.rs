@@ -14,6 +14,7 @@ use tidemark_model::{ByteLen, HostOffset};
 use super::folder::{Location, create_file};
 use super::{SPACE_CHECK, SPACE_RESERVE, SealedObject, check_space};
 use crate::error::{Error, Result};
+use crate::throttle::Throttle;
 
 /// What the trial copies: a block of every known file system.
 const TRIAL: usize = 64 << 10;
@@ -28,6 +29,7 @@ pub(crate) struct SharedObject {
     written: u64,
     watched: Option<PathBuf>,
     checked_at: u64,
+    throttle: Throttle,
 }
 
 impl SharedObject {
@@ -36,19 +38,21 @@ impl SharedObject {
         token: String,
         location: Location,
         watched: Option<PathBuf>,
+        throttle: Throttle,
     ) -> Result<Self> {
         let file = create_file(&location)?;
-        Ok(Self { key, token, location, file, written: 0, watched, checked_at: 0 })
+        Ok(Self { key, token, location, file, written: 0, watched, checked_at: 0, throttle })
     }
 
     /// A file outside any repository.
     pub(crate) fn local(location: Location) -> Result<Self> {
         let (key, watched) = (location.path.clone(), Some(location.folder.clone()));
-        Self::create(key, String::new(), location, watched)
+        Self::create(key, String::new(), location, watched, Throttle::default())
     }
 
-    /// Appends; blocks.
+    /// Appends, not faster than the repository may; blocks. Ranges that are shared are not written, so not bounded.
     pub(crate) fn append(&mut self, bytes: &Bytes) -> Result<()> {
+        self.throttle.take(bytes.len() as u64)?;
         self.file.write_all_at(bytes, self.written).map_err(|e| self.failed(e))?;
         self.grown(bytes.len() as u64)
     }

@@ -2,13 +2,13 @@
 
 use anyhow::Result;
 use serde_json::Value;
-use tidemark_api::wire::{ConnectionEntry, JobEntry, RepositoryList};
+use tidemark_api::wire::{CheckRepository, ConnectionEntry, JobEntry, RepositoryList};
 
 use super::connection::{self, Bounds};
 use super::finish;
 use crate::args::{Bandwidth, RepositoryVerb};
 use crate::client::{Client, escape};
-use crate::output::{Ended, Output};
+use crate::output::{Ended, Output, Table, or_dash, size, yes_no};
 
 pub(crate) fn run(verb: RepositoryVerb, client: &Client, output: &Output) -> Result<Ended> {
     match verb {
@@ -37,6 +37,11 @@ pub(crate) fn run(verb: RepositoryVerb, client: &Client, output: &Output) -> Res
             let accepted = client.act(&format!("/api/v1/repositories/{}/actions/import", escape(&name)))?;
             return finish(client, output, accepted, &wait, imported);
         }
+        RepositoryVerb::Check { name, delete, grace_hours, wait } => {
+            let path = format!("/api/v1/repositories/{}/actions/check", escape(&name));
+            let accepted = client.post(&path, &CheckRepository { delete, grace_hours })?;
+            return finish(client, output, accepted, &wait, checked);
+        }
         RepositoryVerb::Remove { name } => {
             client.delete(&format!("/api/v1/repositories/{}", escape(&name)))?;
             output.done(&format!("repository '{name}' is forgotten; its files stay"))?;
@@ -46,8 +51,44 @@ pub(crate) fn run(verb: RepositoryVerb, client: &Client, output: &Output) -> Res
 }
 
 fn imported(job: &JobEntry) -> String {
-    let number = |key: &str| {
-        job.result.as_ref().and_then(|result| result.get(key)).and_then(Value::as_u64).unwrap_or(0)
-    };
-    format!("{} backups imported, {} were known already", number("imported"), number("already_known"))
+    let (imported, known) = (number(job, "imported"), number(job, "already_known"));
+    format!("{imported} backups imported, {known} were known already")
+}
+
+/// What was found, a line each, and the sum.
+fn checked(job: &JobEntry) -> String {
+    let mut table = Table::new(&["FINDING", "OBJECT", "SIZE", "BACKUP", "AFFECTS", "DELETED", "WHAT"]);
+    let findings = job.result.as_ref().and_then(|result| result["findings"].as_array());
+    for finding in findings.into_iter().flatten() {
+        let text = |key: &str| or_dash(finding[key].as_str().map(str::to_owned));
+        table.row([
+            text("kind"),
+            text("object_key"),
+            or_dash(finding["size_bytes"].as_u64().map(size)),
+            text("backup_id"),
+            finding["affected_backups"].as_array().map_or(0, Vec::len).to_string(),
+            yes_no(finding["deleted"].as_bool().unwrap_or(false)),
+            text("message"),
+        ]);
+    }
+    let (found, shown) = (number(job, "findings_total"), findings.map_or(0, Vec::len));
+    let mut text = table.render("nothing is wrong\n");
+    if found > shown as u64 {
+        text.push_str(&format!("and {} more\n", found - shown as u64));
+    }
+    text.push_str(&format!(
+        "\n{} backups, {} objects, {}; {} deleted ({}); {} objects wait for deletion, {} merged backups for their names",
+        number(job, "backups"),
+        number(job, "objects"),
+        size(number(job, "stored_bytes")),
+        number(job, "deleted_objects"),
+        size(number(job, "freed_bytes")),
+        number(job, "doomed_objects"),
+        number(job, "staged_backups"),
+    ));
+    text
+}
+
+fn number(job: &JobEntry, key: &str) -> u64 {
+    job.result.as_ref().and_then(|result| result.get(key)).and_then(Value::as_u64).unwrap_or(0)
 }
