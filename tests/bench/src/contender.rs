@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use tidemark_tests::process::tool;
 use tidemark_tests::qemu;
 
+use crate::chain::Chain;
 use crate::data::{Disk, text};
 use crate::measure::Meter;
 use crate::ours::numbered;
@@ -25,6 +26,10 @@ pub(crate) enum Contender {
     CopyMany(u32, Option<i32>),
     /// The engine's mover over a list of changed blocks.
     Increment(Option<i32>),
+    /// The engine's restore of a chain to a raw file.
+    Restore,
+    /// The engine's merge of all images of a chain but the full.
+    Merge,
     /// `qemu-img convert` from NBD.
     Convert {
         /// With zstd-compressed clusters.
@@ -39,6 +44,13 @@ pub(crate) enum Contender {
         /// Blocks on their way at once.
         in_flight: u32,
     },
+    /// `qemu-img convert` of a chain to a raw file.
+    ConvertChain {
+        /// With the best flags, or as it comes.
+        tuned: bool,
+    },
+    /// `qemu-img rebase` of the newest image onto the full.
+    Rebase,
 }
 
 /// What there is to do, and with what.
@@ -48,6 +60,8 @@ pub(crate) struct Task<'a> {
     pub(crate) uri: &'a str,
     /// The disk behind it.
     pub(crate) disk: &'a Disk,
+    /// The chain whose newest image is that disk, where the work is about one.
+    pub(crate) chain: Option<&'a Chain>,
     /// The result: does not exist yet.
     pub(crate) to: PathBuf,
     /// Where the peers that come as source were built.
@@ -64,6 +78,7 @@ impl Contender {
         match self {
             Self::Idle => "tidemark, idle".to_owned(),
             Self::Copy(zstd) | Self::Increment(zstd) => format!("tidemark{}", level(zstd)),
+            Self::Restore | Self::Merge => "tidemark".to_owned(),
             Self::CopyMany(disks, zstd) => format!("tidemark, {disks} disks at once{}", level(zstd)),
             Self::Convert { compressed: false } => "qemu-img convert".to_owned(),
             Self::Convert { compressed: true } => "qemu-img convert -c (zstd)".to_owned(),
@@ -71,12 +86,15 @@ impl Contender {
             Self::Fio => "fio, direct writes (the limit)".to_owned(),
             Self::ListLoop { in_flight: 1 } => "libnbd loop → qemu-nbd".to_owned(),
             Self::ListLoop { in_flight } => format!("libnbd, {in_flight} in flight → qemu-nbd"),
+            Self::ConvertChain { tuned: true } => "qemu-img convert, tuned".to_owned(),
+            Self::ConvertChain { tuned: false } => "qemu-img convert, default".to_owned(),
+            Self::Rebase => "qemu-img rebase".to_owned(),
         }
     }
 
     /// Whether others are held against it.
     pub(crate) fn is_ours(self) -> bool {
-        matches!(self, Self::Copy(_) | Self::CopyMany(..) | Self::Increment(_))
+        matches!(self, Self::Copy(_) | Self::CopyMany(..) | Self::Increment(_) | Self::Restore | Self::Merge)
     }
 
     /// Why it cannot take part on this machine, if so.
@@ -98,13 +116,17 @@ impl Contender {
                 let args = ["create", "-q", "-f", "qcow2", &text(&parent), &task.disk.size.to_string()];
                 if parent.exists() { Ok(()) } else { tool("qemu-img", args).map(drop) }
             }
+            // It changes the image it is given.
+            Self::Rebase => {
+                tool("cp", ["--reflink=auto", &text(&task.chain()?.top()), &text(&task.to)]).map(drop)
+            }
             _ => Ok(()),
         }
     }
 
     /// Does the work once.
     pub(crate) fn run(self, meter: &mut Meter, task: &Task<'_>) -> Result<()> {
-        let Task { uri, disk, to, tools } = task;
+        let Task { uri, disk, chain: _, to, tools } = task;
         match self {
             Self::Idle => meter.run(ours()?.arg("idle")),
             Self::Copy(level) => meter.run(with_level(ours()?.arg("copy").arg(uri).arg(to), level)),
@@ -118,6 +140,14 @@ impl Contender {
                 command.arg("copy").arg(uri).arg(to).arg("--changed").arg(&disk.list);
                 meter.run(with_level(command.args(["--backing", PARENT]), level))
             }
+            Self::Restore => meter.run(ours()?.arg("restore").arg(to).args(task.chain()?.images().rev())),
+            Self::Merge => {
+                let chain = task.chain()?;
+                let mut command = ours()?;
+                command.arg("merge").arg(to).arg("--backing").arg(chain.base());
+                // All but the full, which is the last of them.
+                meter.run(command.args(chain.images().skip(1).collect::<Vec<_>>().iter().rev()))
+            }
             Self::Convert { compressed } => peers::convert(meter, uri, to, compressed),
             Self::NbdCopy => peers::nbdcopy(meter, uri, disk.size, to),
             Self::Fio => peers::fio(meter, disk.data_bytes, to),
@@ -130,6 +160,8 @@ impl Contender {
                 to,
                 in_flight,
             ),
+            Self::ConvertChain { tuned } => peers::convert_chain(meter, &task.chain()?.top(), to, tuned),
+            Self::Rebase => peers::rebase(meter, task.chain()?.base(), to),
         }
         .with_context(|| self.name())
     }
@@ -139,7 +171,7 @@ impl Contender {
         let with_ranges = |image: PathBuf| [image.with_extension("digests"), image];
         match self {
             Self::Idle => Vec::new(),
-            Self::Copy(_) | Self::Increment(_) => with_ranges(to.to_path_buf()).into(),
+            Self::Copy(_) | Self::Increment(_) | Self::Merge => with_ranges(to.to_path_buf()).into(),
             Self::CopyMany(disks, _) => {
                 (0..disks).flat_map(|number| with_ranges(numbered(to, number))).collect()
             }
@@ -152,6 +184,10 @@ impl Contender {
         let disk = &task.disk.path;
         match self {
             Self::Idle | Self::Fio => return Ok(()),
+            Self::Restore | Self::ConvertChain { .. } => {
+                let raw = ["compare", "-f", "raw", "-F", "raw", &text(disk), &text(&task.to)];
+                tool("qemu-img", raw)?;
+            }
             _ => {
                 let images = self.results(&task.to);
                 for image in images.iter().filter(|path| path.extension().is_some_and(|one| one == "qcow2")) {
@@ -160,6 +196,10 @@ impl Contender {
                     ensure!(qemu::virtual_size(image)? == task.disk.size, "the result has another size");
                 }
             }
+        }
+        if matches!(self, Self::Merge | Self::Rebase) {
+            let below = qemu::backing_name(&task.to)?;
+            ensure!(below.as_deref() == Some(task.chain()?.base()), "the result stands on {below:?}");
         }
         Ok(())
     }
@@ -175,6 +215,12 @@ impl Contender {
             }
         }
         Ok(())
+    }
+}
+
+impl Task<'_> {
+    fn chain(&self) -> Result<&Chain> {
+        self.chain.context("this work has no chain")
     }
 }
 

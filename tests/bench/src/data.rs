@@ -1,8 +1,10 @@
 //! The disks that are moved. What makes figures comparable is the mix: half of the data is made of real files,
 //! which compress as files do, half is noise, which does not compress at all; the rest was never written.
 //!
-//! A process of its own makes a disk (the hidden command `make-disk`): it holds the names of all files.
+//! A process of its own makes or changes a disk (the hidden commands `make-disk` and `change-disk`): it holds the
+//! names of all files.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::fs::{self, File};
 use std::io::Read;
@@ -25,8 +27,8 @@ pub(crate) const GIB: u64 = 1 << 30;
 
 /// Data is written, and warmed, in pieces of this size.
 const PIECE: usize = 256 << 10;
-/// The grain of scattered data: what change tracking tells apart.
-const GRAIN: u64 = 64 << 10;
+/// The grain of scattered data and of changes: what change tracking tells apart.
+pub(crate) const GRAIN: u64 = 64 << 10;
 /// A period of the dense disk: this much of files, this much of noise, and a hole.
 const FILES: u64 = 24 * MIB;
 const NOISE: u64 = 24 * MIB;
@@ -136,6 +138,42 @@ pub(crate) fn make(args: DiskArgs) -> Result<()> {
     Ok(())
 }
 
+/// What the hidden command `change-disk` is told.
+#[derive(Debug, Args)]
+pub(crate) struct ChangeArgs {
+    path: PathBuf,
+    /// Where the changed grains are written down.
+    list: PathBuf,
+    /// How many grains.
+    count: u64,
+    /// Another number, other changes.
+    seed: u64,
+}
+
+/// Overwrites grains of a dense disk here and there, as a guest does: where there is data already.
+pub(crate) fn change(args: ChangeArgs) -> Result<()> {
+    let ChangeArgs { path, list, count, seed } = args;
+    let file = File::options().write(true).open(&path)?;
+    let size = file.metadata()?.len();
+    ensure!(size / GRAIN > 4 * count, "the disk is too small for so many changes");
+    let mut fill = Fill::new()?;
+    fill.noise = StdRng::seed_from_u64(SEED + 1 + seed);
+    let mut grains = BTreeSet::new();
+    while (grains.len() as u64) < count {
+        let start = fill.noise.random_range(0..size / GRAIN) * GRAIN;
+        if start % (FILES + NOISE + HOLE) < FILES + NOISE {
+            grains.insert(start);
+        }
+    }
+    let grains: Vec<u64> = grains.into_iter().collect();
+    for (number, &start) in grains.iter().enumerate() {
+        let kind = if number % 2 == 0 { Kind::Files } else { Kind::Noise };
+        fill.range(&file, start, start + GRAIN, kind)?;
+    }
+    file.sync_all()?;
+    write_list(&list, &grains)
+}
+
 /// Lines "OFFSET LENGTH" in bytes.
 fn write_list(path: &Path, grains: &[u64]) -> Result<()> {
     let mut lines = String::new();
@@ -160,10 +198,17 @@ impl Disk {
     pub(crate) fn warm(&self) -> Result<()> {
         warm(&self.path)
     }
+
+    /// Has `count` grains overwritten; which ones is left in the file `list`.
+    pub(crate) fn change(&self, list: &Path, count: u64, seed: u64) -> Result<()> {
+        let args =
+            ["change-disk".to_owned(), text(&self.path), text(list), count.to_string(), seed.to_string()];
+        tool(&this_program()?, args).map(drop)
+    }
 }
 
 /// Reads what is not a hole.
-fn warm(path: &Path) -> Result<()> {
+pub(crate) fn warm(path: &Path) -> Result<()> {
     let file = File::open(path)?;
     let mut buffer = vec![0; PIECE];
     let mut offset = 0;

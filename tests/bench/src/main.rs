@@ -5,6 +5,7 @@
 //! processes of its own (the hidden commands of `ours`), so that its memory and its processor time are counted as a
 //! peer's are.
 
+mod chain;
 mod contender;
 mod data;
 mod measure;
@@ -45,6 +46,9 @@ enum Hidden {
     /// Makes a disk to be moved
     #[command(hide = true)]
     MakeDisk(data::DiskArgs),
+    /// Overwrites a disk here and there
+    #[command(hide = true)]
+    ChangeDisk(data::ChangeArgs),
 }
 
 #[derive(Debug, Args)]
@@ -77,6 +81,7 @@ fn main() -> Result<()> {
     match cli.command {
         Some(Hidden::Ours(operation)) => ours::run(operation),
         Some(Hidden::MakeDisk(args)) => data::make(args),
+        Some(Hidden::ChangeDisk(args)) => data::change(args),
         None => {
             sink::enter_namespace()?;
             stop::listen()?;
@@ -98,7 +103,7 @@ fn bench(args: BenchArgs) -> Result<()> {
     while let Some((work, later)) = rest.split_first() {
         outcomes.push(bench.run(work, &mut store).map_err(|error| error.context(work.title()))?);
         rest = later;
-        store.keep(rest.iter().map(|work| work.disk))?;
+        store.keep(rest.iter().map(|work| work.subject))?;
     }
     let text = report::render(&outcomes, &bench.circumstances(&store)?);
     println!("{text}");

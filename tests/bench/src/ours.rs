@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
-use tidemark_engine::{Changed, CopyOptions, Limits, copy_disk};
+use tidemark_engine::{
+    Changed, CopyOptions, FlattenOptions, Limits, MergeChainOptions, copy_disk, flatten_chain, merge_chain,
+};
 use tidemark_model::{ByteLen, Extent, ExtentList};
 use tokio::task::JoinSet;
 
@@ -16,6 +18,12 @@ pub(crate) enum Operation {
     /// Moves a disk as a backup does
     #[command(hide = true)]
     Copy(CopyArgs),
+    /// Restores a chain to a raw file
+    #[command(hide = true)]
+    Restore(ChainArgs),
+    /// Merges images into one
+    #[command(hide = true)]
+    Merge(ChainArgs),
     /// Starts, and ends
     #[command(hide = true)]
     Idle,
@@ -42,12 +50,32 @@ pub(crate) struct CopyArgs {
     disks: Option<u32>,
 }
 
+/// What to make of which images.
+#[derive(Debug, Args)]
+pub(crate) struct ChainArgs {
+    /// The file to make.
+    to: PathBuf,
+    /// The images, the newest first.
+    layers: Vec<PathBuf>,
+    /// For a merge: the image below them.
+    #[arg(long)]
+    backing: Option<String>,
+}
+
 /// Does it. Whatever it makes is durable when this returns.
 pub(crate) fn run(operation: Operation) -> Result<()> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     runtime.block_on(async {
         match operation {
             Operation::Copy(args) => copy(args).await.context("the copy failed"),
+            Operation::Restore(ChainArgs { to, layers, backing: _ }) => {
+                let options = FlattenOptions { layers, to, limits: Limits::default() };
+                flatten_chain(options).await.map(drop).context("the restore failed")
+            }
+            Operation::Merge(ChainArgs { to, layers, backing }) => {
+                let options = MergeChainOptions { layers, backing, to, limits: Limits::default() };
+                merge_chain(options).await.map(drop).context("the merge failed")
+            }
             Operation::Idle => Ok(()),
         }
     })

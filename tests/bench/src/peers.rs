@@ -87,6 +87,25 @@ pub(crate) fn fio(meter: &mut Meter, bytes: u64, to: &Path) -> Result<()> {
     meter.run(command.arg(format!("--size={bytes}")).arg(format!("--filename={}", to.display())))
 }
 
+/// From a chain to a raw file. As it comes, it leaves the result in the page cache: a sync ends it.
+pub(crate) fn convert_chain(meter: &mut Meter, top: &Path, to: &Path, tuned: bool) -> Result<()> {
+    let mut command = Command::new("qemu-img");
+    if tuned {
+        command.args(TUNED);
+    } else {
+        command.arg("convert");
+    }
+    meter.run(command.args(["-f", "qcow2", "-O", "raw"]).arg(top).arg(to))?;
+    if tuned { Ok(()) } else { meter.run(Command::new("sync").arg(to)) }
+}
+
+/// Everything between an image and the full goes into that image.
+pub(crate) fn rebase(meter: &mut Meter, base: &str, image: &Path) -> Result<()> {
+    let mut command = Command::new("qemu-img");
+    command.args(["rebase", "-f", "qcow2", "-t", "none", "-F", "qcow2", "-b", base]);
+    meter.run(command.arg(image))
+}
+
 /// The address of a server on a Unix socket.
 pub(crate) fn nbd_uri(socket: &Path) -> String {
     format!("nbd+unix:///?socket={}", socket.display())

@@ -130,7 +130,7 @@ mod tests {
     use crate::contender::Contender;
     use crate::data::DiskPlan;
     use crate::sink::SinkPlan;
-    use crate::works::{Claim, Wanted, Work};
+    use crate::works::{Claim, Subject, Wanted, Work};
 
     use super::*;
 
@@ -150,7 +150,7 @@ mod tests {
         let claim = |least| Claim { row: "moving", ours, against: peer, wanted: Wanted::TimesFaster(least) };
         let work = Work {
             name: "a work",
-            disk: DiskPlan::Dense { size: GIB },
+            subject: Subject::Disk(DiskPlan::Dense { size: GIB }),
             sink: SinkPlan::Fast,
             contenders: vec![ours, peer],
             claims: vec![claim(2.0), claim(2.1)],

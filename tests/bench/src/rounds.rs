@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tidemark_tests::process::{Guarded, tool, wait_for};
 
+use crate::chain::Chain;
 use crate::contender::{Contender, Task};
 use crate::data::Disk;
 use crate::measure::{self, Meter, Sample};
@@ -80,7 +81,7 @@ impl Bench {
 
     /// Does one work in all its rounds. The first round's results are compared with the source.
     pub(crate) fn run<'a>(&self, work: &'a Work, store: &mut Store) -> Result<Outcome<'a>> {
-        let disk = store.take(work.disk)?;
+        let (disk, chain) = store.take(work.subject)?;
         let mut outcome = Outcome {
             work,
             size: disk.size,
@@ -88,7 +89,7 @@ impl Bench {
             results: Vec::new(),
             left_out: Vec::new(),
         };
-        let sink = match self.sink(work, &disk, store.dir()) {
+        let sink = match self.sink(work, &disk, chain.as_ref(), store.dir()) {
             Ok(sink) => sink,
             Err(reason) => {
                 stop::check()?;
@@ -104,21 +105,26 @@ impl Bench {
         }
         let source = Source::start(&disk, store.dir())?;
         disk.warm()?;
-        let to = sink.folder.join("result.qcow2");
-        let task = Task { uri: &source.uri, disk: &disk, to, tools: store.dir() };
+        let chain = chain.map(|chain| placed(work, chain, &sink)).transpose()?;
+        let to = chain.as_ref().filter(|_| work.beside_chain()).map_or(sink.folder.as_path(), Chain::folder);
+        let to = to.join("result.qcow2");
+        let task = Task { uri: &source.uri, disk: &disk, chain: chain.as_ref(), to, tools: store.dir() };
         self.rounds_over(&mut outcome, &task, &sink, source.server)?;
         Ok(outcome)
     }
 
-    fn sink(&self, work: &Work, disk: &Disk, dir: &Path) -> Result<Sink> {
+    fn sink(&self, work: &Work, disk: &Disk, chain: Option<&Chain>, dir: &Path) -> Result<Sink> {
         if let Some(why) = work.sink.missing() {
             anyhow::bail!(why);
         }
-        let images = match work.sink {
-            SinkPlan::Fast => self.fast_dir.as_deref().unwrap_or(dir),
-            SinkPlan::Disk => dir,
+        let (images, bytes) = match work.sink {
+            SinkPlan::Fast => (self.fast_dir.as_deref().unwrap_or(dir), disk.data_bytes),
+            // The chain itself goes there too, and what a peer makes of it.
+            SinkPlan::Reflink | SinkPlan::Disk => {
+                (dir, chain.map_or(disk.data_bytes, |_| 2 * disk.data_bytes))
+            }
         };
-        work.sink.make(dir, images, disk.data_bytes)
+        work.sink.make(dir, images, bytes)
     }
 
     fn rounds_over(
@@ -165,6 +171,17 @@ fn once(contender: Contender, task: &Task<'_>, sink: &Sink, judged: bool) -> Res
     }
     contender.clean_up(&task.to)?;
     Ok(sample)
+}
+
+/// The chain where the work wants it, warm.
+fn placed(work: &Work, chain: Chain, sink: &Sink) -> Result<Chain> {
+    let chain = if work.beside_chain() && work.sink != SinkPlan::Disk {
+        chain.copied_to(&sink.folder)?
+    } else {
+        chain
+    };
+    chain.warm()?;
+    Ok(chain)
 }
 
 /// The server that all contenders of a work read from.

@@ -1,7 +1,8 @@
 //! Where results are written: a folder on the disk, or a file system on a loop device.
 //!
 //! The **fast** sink is an ext4 in an image file of which every byte was written before: its writes are copied into
-//! memory that has been touched, so it shows what a contender can do when the disk is not what holds it back.
+//! memory that has been touched, so it shows what a contender can do when the disk is not what holds it back. The
+//! **reflink** sink is an XFS, whose files can share extents.
 //!
 //! Mounting needs root. It happens in a mount namespace of this program's own (see [`enter_namespace`]), and the
 //! image's name goes as soon as it is mounted: so however this program ends, nothing stays mounted and the kernel
@@ -33,6 +34,8 @@ pub(crate) enum SinkPlan {
     Disk,
     /// An ext4 in a file that is written beforehand.
     Fast,
+    /// An XFS with reflinks.
+    Reflink,
 }
 
 impl SinkPlan {
@@ -41,6 +44,7 @@ impl SinkPlan {
         match self {
             Self::Disk => "disk",
             Self::Fast => "fast sink",
+            Self::Reflink => "XFS with reflinks",
         }
     }
 
@@ -48,8 +52,11 @@ impl SinkPlan {
     pub(crate) fn missing(self) -> Option<&'static str> {
         match self {
             Self::Disk => None,
-            Self::Fast if !inside() => Some("mounting a loop device needs root"),
-            Self::Fast => None,
+            Self::Fast | Self::Reflink if !inside() => Some("mounting a loop device needs root"),
+            Self::Reflink if tool("mkfs.xfs", ["-V"]).is_err() => {
+                Some("mkfs.xfs is not installed (xfsprogs)")
+            }
+            Self::Fast | Self::Reflink => None,
         }
     }
 
@@ -61,13 +68,14 @@ impl SinkPlan {
             Self::Fast => {
                 ("ext4", &["-F", "-m", "0", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0"][..])
             }
+            Self::Reflink => ("xfs", &["-f", "-m", "reflink=1"][..]),
         };
         sweep(images)?;
         // Another run may have an image in the same folder.
         let image = images.join(format!("{IMAGE}{}.img", std::process::id()));
-        // Tables and journals come on top.
+        // Tables and journals come on top; mkfs.xfs refuses less than 300 MiB.
         let bytes = (bytes + bytes / 16 + 512 * MIB).next_multiple_of(MIB);
-        let mount = Mount::new(&image, dir.join(fs), bytes, fs, options);
+        let mount = Mount::new(&image, dir.join(fs), bytes, fs, options, self == Self::Fast);
         // Either it is mounted or not wanted; the name goes in both cases.
         let _ = fs::remove_file(&image);
         let mount = mount?;
@@ -124,13 +132,24 @@ struct Mount {
 }
 
 impl Mount {
-    fn new(image: &Path, point: PathBuf, bytes: u64, fs: &str, options: &[&str]) -> Result<Self> {
+    fn new(
+        image: &Path,
+        point: PathBuf,
+        bytes: u64,
+        fs: &str,
+        options: &[&str],
+        touch: bool,
+    ) -> Result<Self> {
         let mut file = File::create_new(image).with_context(|| format!("cannot make {}", image.display()))?;
-        let piece = vec![0x5a; PIECE];
-        for _ in 0..bytes / PIECE as u64 {
-            file.write_all(&piece)?;
+        if touch {
+            let piece = vec![0x5a; PIECE];
+            for _ in 0..bytes / PIECE as u64 {
+                file.write_all(&piece)?;
+            }
+            file.sync_all()?;
+        } else {
+            file.set_len(bytes)?;
         }
-        file.sync_all()?;
         drop(file);
         let path = image.display().to_string();
         tool(&format!("mkfs.{fs}"), ["-q"].iter().chain(options).copied().chain([path.as_str()]))?;

@@ -10,11 +10,15 @@ use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 use tidemark_tests::process::tool;
 
+use crate::chain::Chain;
 use crate::data::{Disk, DiskPlan, GIB, MIB, text};
-use crate::works::Scale;
+use crate::rounds::Source;
+use crate::works::{Scale, Subject};
 
 const PREFIX: &str = "run-";
 const LOCK: &str = "lock";
+/// The levels of the chains: one plain, one compressed.
+const LEVELS: [Option<i32>; 2] = [None, Some(1)];
 
 /// The data, and the folder of this run.
 #[derive(Debug)]
@@ -26,6 +30,7 @@ pub(crate) struct Store {
     disks: Vec<(DiskPlan, Disk)>,
     /// Disks made so far, for their names.
     made: u32,
+    chains: Option<[Chain; 2]>,
 }
 
 impl Store {
@@ -37,7 +42,7 @@ impl Store {
         let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(&dir)?;
         let lock = File::create_new(dir.path().join(LOCK))?;
         lock.lock()?;
-        let store = Self { dir, _lock: lock, scale, disks: Vec::new(), made: 0 };
+        let store = Self { dir, _lock: lock, scale, disks: Vec::new(), made: 0, chains: None };
         store.check_place()?;
         Ok(store)
     }
@@ -61,8 +66,8 @@ impl Store {
         let dir = self.dir().display();
         // A sink in memory measures the first touch of pages, and a source there qemu-nbd's search for holes.
         ensure!(self.file_system()? != "tmpfs", "{dir} is in memory; choose another --dir");
-        // The disk, a result, and the image of a sink that holds another.
-        let needed = 4 * self.scale.dense.data_bytes();
+        // The disk, two chains over it, a result, and the image of a sink that holds a chain or a result.
+        let needed = 6 * self.scale.dense.data_bytes() + 2 * self.scale.chain.layer_bytes();
         let needed = needed + 3 * self.scale.sparse.data_bytes() + GIB;
         let free: u64 = self.df("avail")?.parse().context("df prints a number")?;
         ensure!(
@@ -74,8 +79,21 @@ impl Store {
         Ok(())
     }
 
-    /// A disk, made where it is not there yet.
-    pub(crate) fn take(&mut self, plan: DiskPlan) -> Result<Disk> {
+    /// The disk of a subject, and its chain if it is about one.
+    pub(crate) fn take(&mut self, subject: Subject) -> Result<(Disk, Option<Chain>)> {
+        let disk = self.disk(self.scale.disk(subject))?;
+        let Subject::Chain { compressed } = subject else { return Ok((disk, None)) };
+        if self.chains.is_none() {
+            eprintln!("making the chains");
+            disk.warm()?;
+            let source = Source::start(&disk, self.dir())?;
+            self.chains = Some(self.scale.chain.make(&disk, &source.uri, self.dir(), LEVELS)?);
+        }
+        let [plain, zstd] = self.chains.clone().context("the chains were made")?;
+        Ok((disk, Some(if compressed { zstd } else { plain })))
+    }
+
+    fn disk(&mut self, plan: DiskPlan) -> Result<Disk> {
         if let Some((_, disk)) = self.disks.iter().find(|(one, _)| *one == plan) {
             return Ok(disk.clone());
         }
@@ -88,8 +106,8 @@ impl Store {
     }
 
     /// Frees the space of all that the works still to come do not want.
-    pub(crate) fn keep(&mut self, wanted: impl Iterator<Item = DiskPlan>) -> Result<()> {
-        let plans: Vec<_> = wanted.collect();
+    pub(crate) fn keep(&mut self, wanted: impl Iterator<Item = Subject>) -> Result<()> {
+        let plans: Vec<_> = wanted.map(|subject| self.scale.disk(subject)).collect();
         for (plan, disk) in &self.disks {
             if !plans.contains(plan) && disk.path.exists() {
                 fs::remove_file(&disk.path)?;

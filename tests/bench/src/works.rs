@@ -1,5 +1,6 @@
 //! All that is timed, in order, and what each figure is held against.
 
+use crate::chain::ChainPlan;
 use crate::contender::Contender;
 use crate::data::{DiskPlan, GIB, MIB};
 use crate::sink::SinkPlan;
@@ -8,10 +9,22 @@ use crate::sink::SinkPlan;
 #[derive(Debug)]
 pub(crate) struct Work {
     pub(crate) name: &'static str,
-    pub(crate) disk: DiskPlan,
+    pub(crate) subject: Subject,
     pub(crate) sink: SinkPlan,
     pub(crate) contenders: Vec<Contender>,
     pub(crate) claims: Vec<Claim>,
+}
+
+/// What a work is done with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Subject {
+    /// One disk.
+    Disk(DiskPlan),
+    /// A chain over the dense disk, which its making changes: such works come last.
+    Chain {
+        /// With compressed clusters.
+        compressed: bool,
+    },
 }
 
 /// How large everything is.
@@ -26,6 +39,7 @@ pub(crate) struct Scale {
     pub(crate) huge: DiskPlan,
     /// What is moved eight times at once.
     pub(crate) many: DiskPlan,
+    pub(crate) chain: ChainPlan,
 }
 
 /// A figure that is wanted.
@@ -57,6 +71,11 @@ impl Work {
             other => format!("{}, {}", self.name, other.name()),
         }
     }
+
+    /// Whether the result belongs beside the images of a chain.
+    pub(crate) fn beside_chain(&self) -> bool {
+        self.contenders.contains(&Contender::Rebase)
+    }
 }
 
 impl Scale {
@@ -70,6 +89,7 @@ impl Scale {
             small: disk(GIB, MIB),
             huge: disk(1024 * GIB, MIB),
             many: DiskPlan::Dense { size: 16 * MIB },
+            chain: ChainPlan { layers: 5, grains: 8 },
         }
     }
 
@@ -83,6 +103,15 @@ impl Scale {
             small: disk(8 * GIB, GIB / 2),
             huge: disk(8192 * GIB, GIB / 2),
             many: DiskPlan::Dense { size: dense / 4 },
+            chain: ChainPlan { layers: 29, grains: (dense / (8 * GIB / 640)).max(1) },
+        }
+    }
+
+    /// The disk that a subject is about.
+    pub(crate) fn disk(&self, subject: Subject) -> DiskPlan {
+        match subject {
+            Subject::Disk(disk) => disk,
+            Subject::Chain { .. } => self.dense,
         }
     }
 }
@@ -92,6 +121,8 @@ pub(crate) fn all(scale: &Scale) -> Vec<Work> {
     let mut works = full(scale);
     works.extend([sparse(scale), increment(scale)]);
     works.extend(memory(scale));
+    works.extend(restore());
+    works.extend([SinkPlan::Disk, SinkPlan::Reflink].map(merge));
     works
 }
 
@@ -99,13 +130,13 @@ const PLAIN: Contender = Contender::Copy(None);
 const CONVERT: Contender = Contender::Convert { compressed: false };
 
 fn full(scale: &Scale) -> Vec<Work> {
-    let disk = scale.dense;
+    let subject = Subject::Disk(scale.dense);
     let compressed = Contender::Convert { compressed: true };
     let [fast, strong] = [1, 3].map(|level| Contender::Copy(Some(level)));
     vec![
         Work {
             name: "full, uncompressed",
-            disk,
+            subject,
             sink: SinkPlan::Fast,
             contenders: vec![PLAIN, CONVERT, Contender::NbdCopy],
             claims: vec![
@@ -115,7 +146,7 @@ fn full(scale: &Scale) -> Vec<Work> {
         },
         Work {
             name: "full, uncompressed",
-            disk,
+            subject,
             sink: SinkPlan::Disk,
             contenders: vec![Contender::Idle, PLAIN, CONVERT, Contender::NbdCopy, Contender::Fio],
             claims: vec![
@@ -127,7 +158,7 @@ fn full(scale: &Scale) -> Vec<Work> {
         },
         Work {
             name: "full, zstd",
-            disk,
+            subject,
             sink: SinkPlan::Disk,
             contenders: vec![Contender::Idle, fast, strong, compressed],
             claims: vec![
@@ -144,7 +175,7 @@ fn full(scale: &Scale) -> Vec<Work> {
 fn sparse(scale: &Scale) -> Work {
     Work {
         name: "sparse",
-        disk: scale.sparse,
+        subject: Subject::Disk(scale.sparse),
         sink: SinkPlan::Disk,
         contenders: vec![PLAIN, CONVERT, Contender::NbdCopy],
         claims: vec![
@@ -159,7 +190,7 @@ fn increment(scale: &Scale) -> Work {
     let [one, many] = [1, 16].map(|in_flight| Contender::ListLoop { in_flight });
     Work {
         name: "incremental from a list",
-        disk: scale.listed,
+        subject: Subject::Disk(scale.listed),
         sink: SinkPlan::Disk,
         contenders: vec![ours, zstd, one, many],
         claims: vec![
@@ -169,11 +200,48 @@ fn increment(scale: &Scale) -> Work {
     }
 }
 
+fn restore() -> Vec<Work> {
+    let ours = Contender::Restore;
+    let [tuned, default] = [true, false].map(|tuned| Contender::ConvertChain { tuned });
+    let contenders = vec![ours, tuned, default];
+    let places = [
+        (SinkPlan::Fast, false, "restore of a chain, fast sink"),
+        (SinkPlan::Disk, false, "restore of a chain, disk"),
+        (SinkPlan::Disk, true, "restore of a zstd chain, disk"),
+    ];
+    let work = |(sink, compressed, row)| Work {
+        name: if compressed { "restore of a zstd chain" } else { "restore of a chain" },
+        subject: Subject::Chain { compressed },
+        sink,
+        contenders: contenders.clone(),
+        claims: vec![faster(row, ours, tuned, 1.2), faster(row, ours, default, 1.6)],
+    };
+    places.map(work).into()
+}
+
+fn merge(sink: SinkPlan) -> Work {
+    let (ours, peer) = (Contender::Merge, Contender::Rebase);
+    let mut claims = vec![faster("merge of all layers", ours, peer, 3.0)];
+    if sink == SinkPlan::Reflink {
+        claims = vec![
+            faster("merge of all layers, reflinks", ours, peer, 3.0),
+            size("merge of all layers, reflinks: new space", ours, peer, 0.1),
+        ];
+    }
+    Work {
+        name: "merge of a chain's layers",
+        subject: Subject::Chain { compressed: false },
+        sink,
+        contenders: vec![ours, peer],
+        claims,
+    }
+}
+
 fn memory(scale: &Scale) -> Vec<Work> {
     let eight = Contender::CopyMany(8, Some(1));
     let work = |name, disk, contender, row, most| Work {
         name,
-        disk,
+        subject: Subject::Disk(disk),
         sink: SinkPlan::Disk,
         contenders: vec![Contender::Idle, contender],
         claims: vec![peak(row, contender, most)],

@@ -44,10 +44,14 @@ fn a_quick_run_fills_the_document() {
         "| qemu-img convert | ",
         "| qemu-img convert -c (zstd) | ",
         "| nbdcopy → qemu-nbd | ",
+        "| restore of a chain, disk | qemu-img convert, tuned | ",
+        "| restore of a zstd chain, disk | qemu-img convert, default | ",
+        "| merge of all layers | qemu-img rebase | ",
     ];
     // What this machine lacks is left out with a word.
     for (row, without) in [
         ("| full, uncompressed, fast sink | qemu-img convert | ", "left out: "),
+        ("| merge of all layers, reflinks: new space | ", "left out: "),
         ("| libnbd, 16 in flight → qemu-nbd | ", "in flight → qemu-nbd left out: "),
         ("| fio, direct writes (the limit) | ", "(the limit) left out: "),
     ] {
