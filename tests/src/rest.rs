@@ -120,6 +120,17 @@ impl Rest {
         std::io::copy(&mut source.by_ref(), &mut sink).with_context(|| format!("GET {path}: the body"))
     }
 
+    /// The body of `GET path` as it comes.
+    ///
+    /// # Errors
+    /// Where the status is not 200.
+    pub fn stream(&self, path: &str) -> Result<impl Read + Send + 'static> {
+        let request = self.request("GET", path, &[]).body(())?;
+        let response = self.agent.run(request).with_context(|| format!("GET {}{path}", self.base))?;
+        ensure!(response.status().as_u16() == 200, "GET {path} answered {}", response.status());
+        Ok(response.into_body().into_reader())
+    }
+
     fn request(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> http::request::Builder {
         let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
         if let Some(token) = &self.token {

@@ -60,6 +60,7 @@ pub struct Error {
     message: String,
     field: Option<String>,
     source: Option<Box<dyn StdError + Send + Sync>>,
+    detail: Option<Box<serde_json::Value>>,
 }
 
 /// The engine's result.
@@ -67,7 +68,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), field: None, source: None }
+        Self { kind, message: message.into(), field: None, source: None, detail: None }
     }
 
     pub(crate) fn not_found(noun: &str, name: &str) -> Self {
@@ -105,14 +106,14 @@ impl Error {
             std::io::ErrorKind::AlreadyExists => (ErrorKind::Conflict, what.to_string()),
             _ => (ErrorKind::Internal, what.to_string()),
         };
-        Self { kind, message, field: None, source: Some(Box::new(error)) }
+        Self { kind, message, field: None, source: Some(Box::new(error)), detail: None }
     }
 
     /// Puts what was being done in front; the cause keeps its kind.
     #[must_use]
     pub(crate) fn context(self, what: impl fmt::Display) -> Self {
         let (kind, field) = (self.kind, self.field.clone());
-        Self { kind, message: what.to_string(), field, source: Some(Box::new(self)) }
+        Self { kind, message: what.to_string(), field, source: Some(Box::new(self)), detail: None }
     }
 
     pub(crate) fn wrap(
@@ -120,7 +121,19 @@ impl Error {
         message: &str,
         source: impl StdError + Send + Sync + 'static,
     ) -> Self {
-        Self { kind, message: message.to_owned(), field: None, source: Some(Box::new(source)) }
+        Self { kind, message: message.to_owned(), field: None, source: Some(Box::new(source)), detail: None }
+    }
+
+    /// Adds what a program wants to know of the failure.
+    #[must_use]
+    pub(crate) fn with_detail(mut self, detail: serde_json::Value) -> Self {
+        self.detail = Some(Box::new(detail));
+        self
+    }
+
+    /// What a program wants to know of the failure, beside its words.
+    pub(crate) fn detail(&self) -> Option<&serde_json::Value> {
+        self.detail.as_deref()
     }
 
     /// The sort of failure.

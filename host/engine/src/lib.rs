@@ -53,3 +53,4 @@ pub use requests::{
 pub use secrets::KEY_VARIABLE;
 pub use tidemark_plugins::{Finding, PowerState, Severity, VirtualDisk, VirtualMachine};
 pub use tokens::ADMIN_TOKEN_FILE;
+pub use verify::{VerifyChainOptions, VerifyChainReport, verify_chain};

@@ -193,5 +193,9 @@ async fn finish(context: &JobContext, ended: std::result::Result<Value, Failure>
 
 /// The error as a job carries it.
 pub(crate) fn error_json(error: &Error) -> Value {
-    json!({ "kind": error.kind().as_str(), "message": error.chain() })
+    let mut document = json!({ "kind": error.kind().as_str(), "message": error.chain() });
+    if let (Some(detail), Some(fields)) = (error.detail(), document.as_object_mut()) {
+        fields.insert("detail".to_owned(), detail.clone());
+    }
+    document
 }

@@ -1,23 +1,49 @@
-//! Proves that a backup is good: its objects are there and sound (`quick`), every stored byte has its recorded
-//! digest (`full`), every guest byte can be read through the chain (`deep`). What is found damaged is marked, with
-//! everything that needs it, and the next backup becomes a full.
+//! Proves that a backup is good, at one of three levels, each of which does all that the one before does:
+//!
+//! ```text
+//! quick   objects and manifest are there, have their size, are sound in structure and name the right backing file
+//! full    every stored byte: images, range digests and manifests are what the catalog says they are
+//! deep    every cluster of the guest in every object of the chain can be read and has its range digest
+//! ```
+//! What is damaged is named by disk and guest range. A backup is marked damaged where its own view shows the damage,
+//! or where an object that it needs cannot be relied on at all; what an incremental overwrote does not count against
+//! it. The next backup is a full as long as any link of the chain is marked.
+
+mod blame;
+mod chain_files;
+mod finding;
+mod inspect;
+mod objects;
+mod plan;
+mod ranges;
+mod reading;
+mod scan;
+#[cfg(test)]
+mod tests;
+mod tree;
 
 use std::collections::BTreeSet;
-use std::io::Read as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Value, json};
-use tidemark_catalog::{Backup, BackupDisk, Job, Verification};
-use tidemark_model::{BackupId, BackupStatus, ByteLen, Extent, GuestOffset, JobKind, UtcMillis, VerifyLevel};
-use tidemark_qcow2::Image;
-use tokio_util::sync::CancellationToken;
+use tidemark_catalog::{Backup, Job, StatusChanges, Verification};
+use tidemark_model::{BackupId, JobKind, UtcMillis, VerifyLevel};
 
-use crate::chain;
 use crate::engine::Engine;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::queue::JobContext;
 use crate::requests::VerifyPayload;
-use crate::store::{self, ObjectStore};
+use crate::store::ObjectStore;
+
+pub use chain_files::{VerifyChainOptions, VerifyChainReport, verify_chain};
+
+use finding::{Finding, NotCompared};
+
+/// How often a chain that was merged while it was read is looked at again.
+const ATTEMPTS: u32 = 3;
+/// Findings told in one sentence; all of them are in the result.
+const TOLD: usize = 8;
 
 impl Engine {
     /// Queues the verification of a backup and of all it needs.
@@ -32,19 +58,22 @@ impl Engine {
         idempotency_key: Option<String>,
     ) -> Result<Job> {
         self.catalog().backup(id).await?;
-        let payload = VerifyPayload { backup_id: id.to_string(), level: level.as_str().to_owned() };
+        let level = level.as_str();
+        let payload = VerifyPayload { backup_id: id.to_string(), level: level.to_owned() };
         let job = self.shared.submit(JobKind::Verify, &payload, None, idempotency_key).await?;
-        self.shared.audit(actor, "backup.verify", &id.to_string(), json!({ "level": level.as_str() })).await;
+        self.shared.audit(actor, "backup.verify", &id.to_string(), json!({ "level": level })).await;
         Ok(job)
     }
 }
 
-/// One thing that is wrong.
-struct Finding {
-    backup_id: BackupId,
-    disk_index: u32,
-    object_key: String,
-    message: String,
+/// What was read, and what came of it.
+#[derive(Default)]
+struct Examined {
+    findings: Vec<Finding>,
+    objects: u64,
+    stored_bytes: u64,
+    compared_clusters: u64,
+    not_compared: Vec<NotCompared>,
 }
 
 /// Runs a verify job. Damage fails the job and names everything found.
@@ -52,173 +81,140 @@ pub(crate) async fn run(job: &Arc<JobContext>) -> Result<Value> {
     let VerifyPayload { backup_id, level } = job.payload()?;
     let id: BackupId = backup_id.parse().map_err(|e| Error::damaged(format!("{e}")))?;
     let level: VerifyLevel = level.parse().map_err(|e| Error::damaged(format!("{e}")))?;
-    let ancestry = job.shared.catalog.ancestry(id).await?;
-    let newest = ancestry.last().ok_or_else(|| Error::internal("an empty ancestry"))?;
-    let repository = job.shared.catalog.repository(newest.repository_id).await?;
-    let (mut store, _) = ObjectStore::open(&job.shared, &repository, &job.job, None).await?;
-    let mut findings = Vec::new();
-    let (mut objects, mut bytes) = (0_u64, 0_u64);
-    for backup in &ancestry {
-        for disk in &backup.disks {
-            job.check_cancelled()?;
-            let (checked, key) = (objects, disk.object_key.clone());
-            job.report_with(
-                move || json!({ "phase": "verifying", "objects_checked": checked, "object": key }),
-            );
-            if let Err(error) = verify_object(&mut store, disk, level, &job.cancel).await {
-                findings.push(finding(backup, disk, damage(error)?));
-            }
-            objects += 1;
-            bytes += disk.stored.0;
-        }
-    }
-    if level == VerifyLevel::Deep && findings.is_empty() {
-        job.phase("reading the guest view");
-        for disk in &newest.disks {
-            if let Err(error) = read_guest_view(&mut store, &ancestry, disk, &job.cancel).await {
-                findings.push(finding(newest, disk, damage(error)?));
+    for _ in 0..ATTEMPTS {
+        let ancestry = job.shared.catalog.ancestry(id).await?;
+        let newest = ancestry.last().ok_or_else(|| Error::internal("an empty ancestry"))?;
+        let repository = job.shared.catalog.repository(newest.repository_id).await?;
+        let (mut store, _) = ObjectStore::open(&job.shared, &repository, &job.job, None).await?;
+        let mut examined = examine(job, &mut store, &ancestry, level).await?;
+        if !examined.findings.is_empty() {
+            job.phase("finding out whom it concerns");
+            blame::find_affected(&job.shared, &mut store, &mut examined.findings).await?;
+            // What a merge moved away meanwhile is no damage.
+            if !same_objects(&job.shared.catalog.ancestry(id).await?, &ancestry) {
+                tracing::info!("the chain was changed while it was verified; it is read again");
+                continue;
             }
         }
+        return conclude(job, id, &ancestry, level, &examined).await;
     }
-    conclude(job, &ancestry, level, &findings, objects, bytes).await
+    Err(Error::new(
+        crate::ErrorKind::Conflict,
+        "the chain was changed again and again while it was verified; verify it later",
+    ))
+}
+
+async fn examine(
+    job: &Arc<JobContext>,
+    store: &mut ObjectStore,
+    ancestry: &[Backup],
+    level: VerifyLevel,
+) -> Result<Examined> {
+    let mut examined = Examined::default();
+    let read = Arc::new(AtomicU64::new(0));
+    show_progress(job, ancestry, level, &read);
+    for backup in ancestry {
+        job.check_cancelled()?;
+        examined.objects += 1;
+        examined.findings.extend(objects::check_manifest(store, backup).await?);
+    }
+    for links in objects::links_of_each_disk(ancestry) {
+        job.check_cancelled()?;
+        let one = objects::check_disk(job, store, links, level, &read).await?;
+        examined.objects += one.objects;
+        examined.stored_bytes += one.stored_bytes;
+        examined.compared_clusters += one.compared_clusters;
+        examined.not_compared.extend(one.not_compared);
+        examined.findings.extend(one.findings);
+    }
+    Ok(examined)
+}
+
+fn show_progress(job: &JobContext, ancestry: &[Backup], level: VerifyLevel, read: &Arc<AtomicU64>) {
+    if level == VerifyLevel::Quick {
+        return job.phase("verifying");
+    }
+    let disks = ancestry.iter().flat_map(|backup| &backup.disks);
+    let planned: u64 =
+        disks.map(|disk| disk.stored.0 + disk.ranges.as_ref().map_or(0, |ranges| ranges.stored.0)).sum();
+    let read = Arc::clone(read);
+    job.report_with(move || {
+        let read = read.load(Ordering::Relaxed);
+        // A damaged image is read once more to see where; that is no part of the plan.
+        json!({ "phase": "verifying", "planned_bytes": planned.max(read), "read_bytes": read })
+    });
 }
 
 async fn conclude(
     job: &JobContext,
+    id: BackupId,
     ancestry: &[Backup],
     level: VerifyLevel,
-    findings: &[Finding],
-    objects: u64,
-    bytes: u64,
+    examined: &Examined,
 ) -> Result<Value> {
-    if findings.is_empty() {
-        let now = UtcMillis::now();
-        let whole = ancestry.iter().map(|backup| backup.id).collect();
-        let verification = Verification { level, at: now, whole, damaged: Vec::new() };
-        job.shared.catalog.record_verification(&verification).await?;
-        return Ok(
-            json!({ "level": level.as_str(), "objects": objects, "stored_bytes": bytes, "findings": [] }),
-        );
+    let damaged: BTreeSet<BackupId> =
+        examined.findings.iter().flat_map(|finding| finding.affected.iter().copied()).collect();
+    let whole: Vec<BackupId> =
+        ancestry.iter().map(|backup| backup.id).filter(|id| !damaged.contains(id)).collect();
+    let damaged: Vec<BackupId> = damaged.into_iter().collect();
+    let verification =
+        Verification { level, at: UtcMillis::now(), whole: whole.clone(), damaged: damaged.clone() };
+    let changes = job.shared.catalog.record_verification(&verification).await?;
+    tell(job, level, &changes).await;
+    let document = json!({
+        "backup_id": id.to_string(),
+        "level": level.as_str(),
+        "objects": examined.objects,
+        "stored_bytes": examined.stored_bytes,
+        "compared_clusters": examined.compared_clusters,
+        "not_compared": examined.not_compared.iter().map(NotCompared::document).collect::<Value>(),
+        "findings": examined.findings.iter().map(Finding::document).collect::<Value>(),
+        "whole_backups": words(&whole),
+        "damaged_backups": words(&damaged),
+        "cleared_backups": words(&changes.cleared),
+    });
+    if examined.findings.is_empty() {
+        return Ok(document);
     }
-    let mut affected = BTreeSet::new();
-    for id in findings.iter().map(|finding| finding.backup_id).collect::<BTreeSet<_>>() {
-        affected.extend(job.shared.catalog.set_backup_status(id, BackupStatus::Damaged).await?);
-    }
-    let named: Vec<String> = findings
-        .iter()
-        .map(|f| format!("backup {} disk {} ({}): {}", f.backup_id, f.disk_index, f.object_key, f.message))
-        .collect();
-    let affected: Vec<String> = affected.iter().map(ToString::to_string).collect();
-    Err(Error::damaged(format!(
-        "{}; marked damaged: {}; the next backup will be a full",
-        named.join("; "),
-        affected.join(", ")
-    )))
+    Err(Error::damaged(sentence(&examined.findings, &damaged)).with_detail(document))
 }
 
-/// An error that is the stored bytes' fault; any other ends the job without a verdict.
-fn damage(error: Error) -> Result<String> {
-    match error.kind() {
-        ErrorKind::Damaged | ErrorKind::NotFound => Ok(error.chain()),
-        _ => Err(error),
+/// What changed goes to the audit trail, and damage to whoever listens.
+async fn tell(job: &JobContext, level: VerifyLevel, changes: &StatusChanges) {
+    let detail = || json!({ "job_id": job.job.id.to_string(), "level": level.as_str() });
+    for id in &changes.marked {
+        job.shared.audit("host", "backup.damaged", &id.to_string(), detail()).await;
     }
-}
-
-fn finding(backup: &Backup, disk: &BackupDisk, message: String) -> Finding {
-    Finding {
-        backup_id: backup.id,
-        disk_index: disk.disk_index,
-        object_key: disk.object_key.clone(),
-        message,
+    for id in &changes.cleared {
+        job.shared.audit("host", "backup.whole-again", &id.to_string(), detail()).await;
     }
-}
-
-async fn verify_object(
-    store: &mut ObjectStore,
-    disk: &BackupDisk,
-    level: VerifyLevel,
-    cancel: &CancellationToken,
-) -> Result<()> {
-    let file = chain::open_object(store, disk).await?;
-    let (expected, digest, cancel) = (disk.stored, disk.digest.clone(), cancel.clone());
-    store::blocking("verifying an object", move || {
-        let size = file.metadata().map_err(|e| Error::io("an object's size", e))?.len();
-        if size != expected.0 {
-            return Err(Error::damaged(format!("has {size} bytes instead of {}", expected.0)));
-        }
-        if level >= VerifyLevel::Full {
-            let found = digest_of(&file, &cancel)?;
-            if found != digest {
-                return Err(Error::damaged(format!("has the BLAKE3 digest {found} instead of {digest}")));
-            }
-        }
-        let report = tidemark_qcow2::check(&Image::open(Arc::new(file))?)?;
-        if !report.is_clean() {
-            return Err(Error::damaged(format!("is not sound in structure: {}", report.problems.join(", "))));
-        }
-        Ok(())
-    })
-    .await
-}
-
-fn digest_of(mut file: &std::fs::File, cancel: &CancellationToken) -> Result<String> {
-    let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        if cancel.is_cancelled() {
-            return Err(Error::cancelled());
-        }
-        match file.read(&mut buffer).map_err(|e| Error::damaged(format!("cannot be read: {e}")))? {
-            0 => return Ok(hasher.finalize().to_hex().to_string()),
-            count => {
-                hasher.update(&buffer[..count]);
-            }
-        }
+    if !changes.marked.is_empty() {
+        let alert = json!({ "kind": "damage-found", "backups": words(&changes.marked) });
+        job.shared.emit("alert", &job.job, alert);
     }
 }
 
-async fn read_guest_view(
-    store: &mut ObjectStore,
-    ancestry: &[Backup],
-    disk: &BackupDisk,
-    cancel: &CancellationToken,
-) -> Result<()> {
-    let links = chain::links(ancestry, disk.disk_index)?;
-    let view = chain::open(store, &links).await?;
-    let (capacity, cancel) = (disk.capacity, cancel.clone());
-    store::blocking("reading a guest view", move || {
-        if view.virtual_size() != capacity {
-            return Err(Error::damaged(format!(
-                "the chain shows a disk of {} bytes instead of {}",
-                view.virtual_size().0,
-                capacity.0
-            )));
-        }
-        let mut buffer = vec![0; 1 << 20];
-        let mut offset = 0;
-        while offset < capacity.0 {
-            if cancel.is_cancelled() {
-                return Err(Error::cancelled());
-            }
-            let length = (1_u64 << 30).min(capacity.0 - offset);
-            let window = Extent { offset: GuestOffset(offset), length: ByteLen(length) };
-            for mapping in view.map(window)? {
-                read_all(&view, mapping.extent, &mut buffer)?;
-            }
-            offset += length;
-        }
-        Ok(())
-    })
-    .await
+fn sentence(findings: &[Finding], damaged: &[BackupId]) -> String {
+    let mut named: Vec<String> = findings.iter().take(TOLD).map(ToString::to_string).collect();
+    if findings.len() > TOLD {
+        named.push(format!("and {} more findings", findings.len() - TOLD));
+    }
+    let outcome = match damaged {
+        [] => "what the guest had is whole in every backup".to_owned(),
+        damaged => format!("marked damaged: {}; the next backup will be a full", words(damaged).join(", ")),
+    };
+    format!("{}; {outcome}", named.join("; "))
 }
 
-fn read_all(view: &tidemark_qcow2::Chain, extent: Extent, buffer: &mut [u8]) -> Result<()> {
-    let mut offset = extent.offset.0;
-    while offset < extent.end().0 {
-        let length = (buffer.len() as u64).min(extent.end().0 - offset);
-        let part = &mut buffer[..usize::try_from(length).unwrap_or(0)];
-        view.read_at(GuestOffset(offset), part)?;
-        offset += length;
-    }
-    Ok(())
+fn words(ids: &[BackupId]) -> Vec<String> {
+    ids.iter().map(ToString::to_string).collect()
+}
+
+/// Whether two readings of an ancestry speak of the same objects.
+fn same_objects(now: &[Backup], then: &[Backup]) -> bool {
+    let objects = |backup: &Backup| {
+        let Backup { id, parent_id, manifest_key, staged_manifest_key, disks, .. } = backup.clone();
+        (id, parent_id, manifest_key, staged_manifest_key, disks)
+    };
+    now.len() == then.len() && now.iter().zip(then).all(|(now, then)| objects(now) == objects(then))
 }

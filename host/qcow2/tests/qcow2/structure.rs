@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tempfile::TempDir;
-use tidemark_qcow2::{CheckReport, Compression, Image, check};
+use tidemark_model::Extent;
+use tidemark_qcow2::{CheckReport, ClusterDecoder, Compression, Image, StoredKind, check};
 
 use crate::images::{CLUSTER, ZSTD, noise, prose, run, text, write_full};
 
@@ -118,4 +119,37 @@ fn leaks_and_missing_counts_are_told_apart() {
     assert_eq!((report.corruptions, report.leaks), (0, 1), "{report:?}");
     let report = sample.check_with(sample.refcount_block + 2, &[0, 0]);
     assert_eq!((report.corruptions, report.leaks), (1, 0), "{report:?}");
+}
+
+#[test]
+fn an_image_tells_what_it_stores_itself() {
+    let folder = TempDir::new().unwrap();
+    let sample = Sample::make(folder.path(), ZSTD);
+    let whole = Extent::new(0, 8 * CLUSTER as u64).unwrap();
+    let image = Image::open(Arc::new(sample.bytes.clone())).unwrap();
+    let clusters: Vec<_> = image.stored_clusters(whole).map(Result::unwrap).collect();
+    assert_eq!(clusters.len(), 8);
+    for (cluster, number) in clusters.iter().zip(0_u64..) {
+        assert_eq!(cluster.guest.0, number * CLUSTER as u64);
+        assert_eq!(matches!(cluster.kind, StoredKind::Compressed { .. }), number < 4, "{cluster:?}");
+    }
+    let inside = Extent::new(3 * CLUSTER as u64 + 5, CLUSTER as u64).unwrap();
+    assert_eq!(image.stored_clusters(inside).count(), 2);
+    assert_eq!(image.stored_clusters(Extent::new(1 << 40, 1).unwrap()).count(), 0);
+
+    let StoredKind::Compressed { host, length } = clusters[1].kind else { panic!("{:?}", clusters[1]) };
+    let from = offset(host.0);
+    let stored = &sample.bytes[from..from + usize::try_from(length.0).unwrap()];
+    let (mut decoder, mut cluster) = (ClusterDecoder::new(), vec![0; CLUSTER]);
+    decoder.decode(&image, stored, &mut cluster).unwrap();
+    assert_eq!(cluster, prose(1, 4 * CLUSTER)[CLUSTER..2 * CLUSTER]);
+    assert!(decoder.decode(&image, &stored[1..], &mut cluster).is_err());
+    assert!(decoder.decode(&image, stored, &mut cluster[1..]).is_err());
+
+    // One damaged entry does not hide the others.
+    let mut damaged = sample.bytes.clone();
+    damaged[sample.l2 + 5 * 8..sample.l2 + 6 * 8].copy_from_slice(&(COPIED | 1 << 40).to_be_bytes());
+    let image = Image::open(Arc::new(damaged)).unwrap();
+    assert_eq!(image.stored_clusters(whole).filter(Result::is_err).count(), 1);
+    assert_eq!(image.stored_clusters(whole).filter(Result::is_ok).count(), 7);
 }

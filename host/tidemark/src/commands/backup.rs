@@ -1,9 +1,10 @@
 //! `tidemark backup`
 
 use anyhow::Result;
+use serde_json::Value;
 use tidemark_api::wire::{
-    BackupChain, BackupDetail, BackupList, BackupSummary, DeleteBackups, JobEntry, RequestedBackupType,
-    StartBackup, StartedBackup, StartedDeletion, VerifyBackup, VerifyDepth,
+    Accepted, BackupChain, BackupDetail, BackupList, BackupSummary, DeleteBackups, JobEntry,
+    RequestedBackupType, StartBackup, StartedBackup, StartedDeletion, VerifyBackup, VerifyDepth,
 };
 
 use super::finish;
@@ -59,7 +60,7 @@ pub(crate) fn run(verb: BackupVerb, client: &Client, output: &Output) -> Result<
         BackupVerb::Verify { id, level, wait } => {
             let path = format!("/api/v1/backups/{}/actions/verify", escape(&id));
             let accepted = client.post(&path, &VerifyBackup { level: level.into() })?;
-            return finish(client, output, accepted, &wait, verified);
+            return verify(client, output, accepted, &wait);
         }
         BackupVerb::Pin { id } => pin(client, output, &id, "pin")?,
         BackupVerb::Unpin { id } => pin(client, output, &id, "unpin")?,
@@ -139,6 +140,22 @@ fn merged(job: &JobEntry) -> String {
     words
 }
 
+/// Where there is damage, the findings are the result.
+fn verify(client: &Client, output: &Output, accepted: Value, wait: &Wait) -> Result<Ended> {
+    let started: Accepted = serde_json::from_value(accepted.clone())?;
+    if wait.no_wait {
+        output.document(accepted, |started: Accepted| started.message)?;
+        return Ok(Ended::Done);
+    }
+    let (job, document) = follow(client, output, &started.job_id, Style::Progress)?;
+    let ended = conclude(output, &job);
+    let detail = job.error.as_ref().and_then(|error| error.get("detail"));
+    if output.is_json() || ended != Ended::Failed || detail.is_some() {
+        output.document(document, |job: JobEntry| verified(&job))?;
+    }
+    Ok(ended)
+}
+
 fn pin(client: &Client, output: &Output, id: &str, verb: &str) -> Result<()> {
     let changed = client.act(&format!("/api/v1/backups/{}/actions/{verb}", escape(id)))?;
     output.document(changed, |backup: BackupDetail| {
@@ -184,7 +201,7 @@ fn show(backup: &BackupDetail) -> String {
         ("skipped", size(summary.skipped_bytes)),
         ("stored", size(summary.stored_bytes)),
         ("pinned", yes_no(summary.pinned)),
-        ("verified", or_dash(summary.verified_at.as_deref().map(moment))),
+        ("verified", or_dash(verified_when(summary))),
         ("manifest", or_dash(backup.manifest_path.clone())),
         ("job", or_dash(backup.job_id.clone())),
     ]);
@@ -215,6 +232,15 @@ fn show(backup: &BackupDetail) -> String {
     shown
 }
 
+/// When and how thoroughly.
+fn verified_when(summary: &BackupSummary) -> Option<String> {
+    let at = moment(summary.verified_at.as_deref()?);
+    Some(match &summary.verified_level {
+        Some(level) => format!("{at} ({level})"),
+        None => at,
+    })
+}
+
 /// Bytes that were really read, by the time it really took.
 fn rate(read_bytes: u64, moved_ms: u64) -> String {
     if moved_ms == 0 || read_bytes == 0 {
@@ -225,18 +251,65 @@ fn rate(read_bytes: u64, moved_ms: u64) -> String {
 }
 
 fn verified(job: &JobEntry) -> String {
-    let number = |key: &str| {
-        job.result
-            .as_ref()
-            .and_then(|result| result.get(key))
-            .and_then(serde_json::Value::as_u64)
-            .unwrap_or(0)
+    let nothing = Value::Null;
+    let detail = job.error.as_ref().and_then(|error| error.get("detail"));
+    let report = job.result.as_ref().or(detail).unwrap_or(&nothing);
+    let number = |key: &str| report[key].as_u64().unwrap_or(0);
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let mut shown = String::new();
+    let findings = list(&report["findings"]);
+    if findings.is_empty() {
+        shown = format!("good: {} objects, {} stored\n", number("objects"), size(number("stored_bytes")));
+    } else {
+        let mut table =
+            Table::new(&["BACKUP", "DISK", "DAMAGE", "GUEST RANGE", "AFFECTED BACKUPS", "OBJECT"]);
+        for finding in findings {
+            let word = |key: &str| finding[key].as_str().unwrap_or_default().to_owned();
+            let affected: Vec<_> = list(&finding["affected_backups"])
+                .iter()
+                .filter_map(Value::as_str)
+                .map(str::to_owned)
+                .collect();
+            table.row([
+                word("backup_id"),
+                or_dash(finding["disk_index"].as_u64().map(|index| index.to_string())),
+                word("kind"),
+                guest_ranges(&finding),
+                or_dash(Some(affected.join(" "))),
+                word("object"),
+            ]);
+        }
+        shown.push_str(&table.render(""));
+    }
+    for disk in list(&report["not_compared"]) {
+        let (backup, reason) = (disk["backup_id"].as_str(), disk["reason"].as_str());
+        shown.push_str(&format!(
+            "nothing to compare with: backup {} disk {} ({} clusters read): {}\n",
+            backup.unwrap_or_default(),
+            disk["disk_index"],
+            disk["clusters"],
+            reason.unwrap_or_default(),
+        ));
+    }
+    shown
+}
+
+/// The first damaged range and how much there is.
+fn guest_ranges(finding: &Value) -> String {
+    let first = &finding["guest_ranges"][0];
+    let (Some(offset), Some(length)) = (first["offset"].as_u64(), first["length"].as_u64()) else {
+        return "-".to_owned();
     };
-    format!("good: {} objects, {} stored", number("objects"), size(number("stored_bytes")))
+    let more = finding["guest_ranges_count"].as_u64().unwrap_or(1).saturating_sub(1);
+    let bytes = finding["damaged_bytes"].as_u64().unwrap_or(length);
+    let more = if more == 0 { String::new() } else { format!(" and {more} more, {}", size(bytes)) };
+    format!("{offset}..{}{more}", offset + length)
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -244,5 +317,35 @@ mod tests {
         assert_eq!(rate(10 << 20, 500), "20.0 MiB/s");
         assert_eq!(rate(0, 500), "-");
         assert_eq!(rate(5, 0), "-");
+    }
+
+    #[test]
+    fn findings_are_a_table() {
+        let finding = |ranges: Value, count: u64| {
+            json!({
+                "kind": "data", "backup_id": "b1", "disk_index": 0, "object": "o", "guest_ranges": ranges,
+                "guest_ranges_count": count, "damaged_bytes": 131_072, "affected_backups": ["b1", "b2"],
+            })
+        };
+        let one = json!([{ "offset": 65_536, "length": 65_536 }]);
+        assert_eq!(guest_ranges(&finding(one.clone(), 1)), "65536..131072");
+        assert_eq!(guest_ranges(&finding(one.clone(), 3)), "65536..131072 and 2 more, 128.0 KiB");
+        assert_eq!(guest_ranges(&finding(json!([]), 0)), "-");
+        let job = |result: Value, error: Value| -> JobEntry {
+            serde_json::from_value(json!({
+                "job_id": "1", "kind": "verify", "status": "failed", "request": {}, "progress": {},
+                "result": result, "error": error, "warnings": [], "cancel_requested": false, "host": null,
+                "created_at": "t", "started_at": null, "ended_at": null,
+            }))
+            .unwrap()
+        };
+        let damaged = job(Value::Null, json!({ "detail": { "findings": [finding(one, 1)] } }));
+        assert!(verified(&damaged).contains("b1 b2"), "{}", verified(&damaged));
+        let old =
+            json!([{ "backup_id": "b", "disk_index": 1, "clusters": 7, "reason": "made by an old version" }]);
+        let good = verified(&job(json!({ "objects": 3, "findings": [], "not_compared": old }), Value::Null));
+        assert!(
+            good.starts_with("good: 3 objects") && good.contains("nothing to compare with: backup b disk 1")
+        );
     }
 }
