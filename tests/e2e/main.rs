@@ -6,6 +6,7 @@
 
 mod cancel;
 mod catalog_lost;
+mod cbt_audit;
 mod chain_crash;
 mod chains;
 mod connections;
@@ -13,15 +14,18 @@ mod contract;
 mod crash;
 mod credentials;
 mod damage;
+mod damage_matrix;
 mod disk_full;
 mod disks;
+mod events;
 mod export;
 mod faults;
 mod grants;
+mod histories;
 mod hostile;
 mod hostile_backup;
-mod histories;
 mod https;
+mod image_map;
 mod limits;
 mod main_job;
 mod postgres;

@@ -2,10 +2,12 @@
 //! its effect ([`crate::step`]), and whatever fails is undone by [`crate::recovery`].
 //!
 //! ```text
-//! pin plugins ▶ wait for a slot ▶ preflight ▶ snapshot ▶ plan ▶ move all disks ▶ publish objects and manifest
+//! pin plugins ▶ wait for a slot ▶ preflight ▶ snapshot ▶ plan ▶ open the disks ▶ audit the plan ▶ move all disks
+//!           ▶ publish objects and manifest
 //!           ▶ ONE catalog transaction: backup, disks, change ids ▶ remove the snapshot
 //! ```
 
+mod audit;
 mod disks;
 mod plan;
 mod schedule;
@@ -30,7 +32,7 @@ use crate::store::{ObjectStore, SealedObject};
 use crate::throttle::Bucket;
 use crate::{layout, manifest, synthesize};
 
-use disks::MovedDisks;
+use disks::{MovedDisks, OpenDisk};
 use plan::Chosen;
 use subject::Subject;
 
@@ -50,10 +52,10 @@ pub(crate) async fn run(job: &Arc<JobContext>) -> std::result::Result<Value, Fai
     let mut attempt = Attempt::open(job, subject, bandwidth).await?;
     match attempt.carry_out().await {
         Ok(backup) => {
-            let Attempt { connector, warnings, .. } = attempt;
+            let Attempt { connector, warnings, audited, .. } = attempt;
             plugins::log_out(connector).await;
             synthesize::after_backup(&job.shared, &backup).await;
-            Ok(result_json(&backup, &warnings))
+            Ok(result_json(&backup, &warnings, audited))
         }
         Err(error) => Err(attempt.give_up(error).await),
     }
@@ -68,6 +70,8 @@ struct Attempt<'a> {
     store: ObjectStore,
     left: Leftovers,
     warnings: Vec<String>,
+    /// What the audit of change tracking compared.
+    audited: Option<Value>,
     started_at: UtcMillis,
     /// Of the first disk that is moved; taken before the snapshot.
     slot: Option<Slot>,
@@ -92,6 +96,7 @@ impl<'a> Attempt<'a> {
             store,
             left: Leftovers::default(),
             warnings: Vec::new(),
+            audited: None,
             started_at: UtcMillis::now(),
             slot: None,
             bandwidth,
@@ -107,7 +112,11 @@ impl<'a> Attempt<'a> {
         self.job.phase("planning");
         let chosen = plan::choose(self, &snapshot).await?;
         self.record(chosen.step()).await?;
-        let moved = disks::move_all(self, &snapshot, &chosen, snapshot_at).await?;
+        let open = disks::open_all(self, &snapshot, &chosen).await?;
+        let (leases, moving) =
+            (open.leases, self.audit_and_move(&snapshot, chosen, open.disks, snapshot_at).await);
+        disks::close_all(self, &leases).await;
+        let (chosen, moved) = moving?;
         self.confirm_snapshot(&snapshot).await?;
         self.job.phase("publishing");
         let backup = self.publish(&chosen, moved, snapshot_at).await?;
@@ -115,6 +124,22 @@ impl<'a> Attempt<'a> {
         self.job.phase("removing the snapshot");
         self.remove_snapshot(&snapshot).await;
         Ok(backup)
+    }
+
+    /// Moves the disks as planned, or as a full where the audit finds that the plan rests on a wrong map.
+    async fn audit_and_move(
+        &mut self,
+        snapshot: &Snapshot,
+        mut chosen: Chosen,
+        disks: Vec<OpenDisk>,
+        snapshot_at: UtcMillis,
+    ) -> Result<(Chosen, MovedDisks)> {
+        if let Some(reason) = audit::audit(self, &chosen, &disks).await? {
+            chosen = chosen.into_full(reason);
+            self.record(chosen.step()).await?;
+        }
+        let moved = disks::move_all(self, snapshot, &chosen, disks, snapshot_at).await?;
+        Ok((chosen, moved))
     }
 
     async fn record(&mut self, step: Step) -> Result<()> {
@@ -341,13 +366,14 @@ impl<'a> Attempt<'a> {
     }
 }
 
-fn result_json(backup: &Backup, warnings: &[String]) -> Value {
+fn result_json(backup: &Backup, warnings: &[String], audited: Option<Value>) -> Value {
     json!({
         "backup_id": backup.id.to_string(),
         "backup_type": backup.backup_type.as_str(),
         "reason_code": backup.reason_code,
         "reason": backup.reason,
         "warnings": warnings,
+        "audit": audited,
     })
 }
 

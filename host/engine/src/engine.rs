@@ -71,6 +71,8 @@ pub struct Limits {
     pub at_max_chain_depth: AtMaxDepth,
     /// How often a lost source connection is tried again.
     pub source_attempts: u32,
+    /// Of each incremental, how many of a hundred clusters that the hypervisor calls unchanged are compared; 0 for none.
+    pub audit_percent: f64,
     /// Where `nbdkit` is.
     pub nbdkit: Option<PathBuf>,
     /// The folder of VMware's VDDK.
@@ -110,6 +112,7 @@ impl Default for Limits {
             max_chain_depth: 30,
             at_max_chain_depth: AtMaxDepth::Full,
             source_attempts: 6,
+            audit_percent: 0.1,
             nbdkit: None,
             vddk_libdir: None,
         }

@@ -165,6 +165,21 @@ impl RangeIndex {
         Ok(Self { file, records: body / RECORD_LEN as u64 })
     }
 
+    /// How many clusters have a digest.
+    pub(crate) fn records(&self) -> u64 {
+        self.records
+    }
+
+    /// The cluster of the record with this number, counted from 0.
+    ///
+    /// # Errors
+    /// As [`find`](Self::find), and damaged for a number that no record has.
+    pub(crate) fn cluster(&self, number: u64) -> Result<GuestOffset> {
+        let found =
+            self.window(number, 1)?.first().and_then(|(cluster, _)| cluster.checked_mul(CLUSTER_SIZE));
+        found.map(GuestOffset).ok_or_else(|| Error::damaged(format!("no range digest has number {number}")))
+    }
+
     /// The digest of one cluster; none where the image does not store it.
     ///
     /// # Errors
@@ -283,6 +298,8 @@ mod tests {
         let plain = RangeDigest::of(&vec![7; LEAF_LEN], Some(HostOffset(4 * 65536)));
         assert_eq!(index.find(at(7)).unwrap(), Some(plain));
         assert_eq!((index.find(at(3)).unwrap(), index.find(at(8)).unwrap()), (None, None));
+        assert_eq!((index.records(), index.cluster(2).unwrap()), (4, at(5)));
+        assert!(index.cluster(4).is_err());
         let mut scan = index.scan(at(2)).unwrap();
         let mut seen = Vec::new();
         while let Some((guest, _)) = scan.next().unwrap() {

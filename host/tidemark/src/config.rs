@@ -50,6 +50,8 @@ struct FileLimits {
     max_chain_depth: Option<usize>,
     at_max_chain_depth: Option<FileMaxDepth>,
     source_attempts: Option<u32>,
+    /// 0 compares nothing.
+    audit_percent: Option<f64>,
     nbdkit: Option<PathBuf>,
     vddk_libdir: Option<PathBuf>,
 }
@@ -82,6 +84,7 @@ impl From<FileLimits> for Limits {
             max_chain_depth,
             at_max_chain_depth,
             source_attempts,
+            audit_percent,
             nbdkit,
             vddk_libdir,
         } = file;
@@ -99,6 +102,7 @@ impl From<FileLimits> for Limits {
             max_chain_depth: max_chain_depth.unwrap_or(default.max_chain_depth),
             at_max_chain_depth: at_max_chain_depth.map_or(default.at_max_chain_depth, AtMaxDepth::from),
             source_attempts: source_attempts.unwrap_or(default.source_attempts),
+            audit_percent: audit_percent.unwrap_or(default.audit_percent),
             nbdkit: nbdkit.or(default.nbdkit),
             vddk_libdir: vddk_libdir.or(default.vddk_libdir),
         }
@@ -129,6 +133,9 @@ impl Settings {
             (None, None) => None,
             _ => return Err(usage("tls_cert and tls_key belong together").into()),
         };
+        if file.limits.audit_percent.is_some_and(|percent| !(0.0..=100.0).contains(&percent)) {
+            return Err(usage("audit_percent is a share from 0 to 100").into());
+        }
         Ok(Self {
             data_dir: data_dir
                 .or(file.data_dir)
@@ -201,6 +208,7 @@ mod tests {
             "data_dir = 1",
             "[limits]\njobz = 1",
             "[limits]\nat_max_chain_depth = 'no'",
+            "data_dir = '/f'\n[limits]\naudit_percent = 101.0",
         ] {
             let (_dir, path) = file(text);
             assert!(Settings::new(args(Some(path))).unwrap_err().is::<Usage>(), "{text}");

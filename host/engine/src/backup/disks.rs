@@ -33,6 +33,19 @@ pub(super) struct MovedDisks {
     pub(super) objects: Vec<SealedObject>,
 }
 
+/// A disk that can be read.
+pub(super) struct OpenDisk {
+    pub(super) source: Source,
+    /// Whether the source itself cannot tell what is allocated, and the hypervisor may.
+    asks_hypervisor: bool,
+}
+
+/// All disks of a snapshot, in the plan's order. The leases are to be closed in the end.
+pub(super) struct OpenDisks {
+    pub(super) disks: Vec<OpenDisk>,
+    pub(super) leases: Vec<DiskLease>,
+}
+
 /// Where one disk goes; nothing exists yet.
 struct PlannedTarget {
     image: PlannedObject,
@@ -90,25 +103,51 @@ impl Counters {
     }
 }
 
-pub(super) async fn move_all(
+/// Opens every disk of the snapshot.
+pub(super) async fn open_all(
     attempt: &mut Attempt<'_>,
     snapshot: &Snapshot,
     chosen: &Chosen,
-    snapshot_at: UtcMillis,
-) -> Result<MovedDisks> {
-    let targets = plan_targets(attempt, chosen, snapshot_at).await?;
+) -> Result<OpenDisks> {
     attempt.job.phase("opening the disks");
-    let mut leases = Vec::new();
-    let moved = match open_all(attempt, snapshot, chosen, targets, &mut leases).await {
-        Ok(ready) => move_ready(attempt, ready).await,
-        Err(error) => Err(error),
-    };
-    for lease in &leases {
+    let mut open = OpenDisks { disks: Vec::new(), leases: Vec::new() };
+    match open_each(attempt, snapshot, chosen, &mut open).await {
+        Ok(()) => Ok(open),
+        Err(error) => {
+            close_all(attempt, &open.leases).await;
+            Err(error)
+        }
+    }
+}
+
+pub(super) async fn close_all(attempt: &mut Attempt<'_>, leases: &[DiskLease]) {
+    for lease in leases {
         if let Err(error) = attempt.connector.close_disk(&lease.token).await {
             tracing::debug!(error = %error, "closing a disk failed");
         }
     }
-    moved
+}
+
+/// Moves every disk to objects of its own.
+pub(super) async fn move_all(
+    attempt: &mut Attempt<'_>,
+    snapshot: &Snapshot,
+    chosen: &Chosen,
+    disks: Vec<OpenDisk>,
+    snapshot_at: UtcMillis,
+) -> Result<MovedDisks> {
+    let targets = plan_targets(attempt, chosen, snapshot_at).await?;
+    let mut ready = Vec::new();
+    for ((disk, open), target) in chosen.disks.iter().zip(disks).zip(targets) {
+        let OpenDisk { source, asks_hypervisor } = open;
+        let allocated = match disk.changed {
+            None if asks_hypervisor => allocated_by_connector(attempt, snapshot, disk).await,
+            _ => None,
+        };
+        let state = Arc::new(Stated(Mutex::new(DiskState::Waiting)));
+        ready.push(Ready { chosen: disk, source, allocated, target, progress: Arc::default(), state });
+    }
+    move_ready(attempt, ready).await
 }
 
 /// Names every object and records them all before the first one is made.
@@ -134,23 +173,21 @@ async fn plan_targets(
     Ok(targets)
 }
 
-async fn open_all<'c>(
+async fn open_each(
     attempt: &mut Attempt<'_>,
     snapshot: &Snapshot,
-    chosen: &'c Chosen,
-    targets: Vec<PlannedTarget>,
-    leases: &mut Vec<DiskLease>,
-) -> Result<Vec<Ready<'c>>> {
+    chosen: &Chosen,
+    open: &mut OpenDisks,
+) -> Result<()> {
     let shared = Arc::clone(&attempt.job.shared);
     let secrets =
         shared.secrets.open_all(&attempt.subject.connector.name, &attempt.subject.connector.secrets_json)?;
     let vm_key = attempt.subject.vm.key.clone();
-    let mut ready = Vec::new();
-    for (disk, target) in chosen.disks.iter().zip(targets) {
+    for disk in &chosen.disks {
         attempt.job.check_cancelled()?;
         let lease = attempt.connector.open_disk(&vm_key, &snapshot.token, &disk.key, false).await?;
         let transport = lease.transport.clone();
-        leases.push(lease);
+        open.leases.push(lease);
         let secret = |name: &str| secrets.get(name).cloned();
         let source = Source::open(&transport, secret, &shared.source_options())
             .await
@@ -163,14 +200,10 @@ async fn open_all<'c>(
                 disk.capacity.0
             )));
         }
-        let allocated = match (&transport, &disk.changed) {
-            (Transport::HttpRange(_), None) => allocated_by_connector(attempt, snapshot, disk).await,
-            _ => None,
-        };
-        let state = Arc::new(Stated(Mutex::new(DiskState::Waiting)));
-        ready.push(Ready { chosen: disk, source, allocated, target, progress: Arc::default(), state });
+        let asks_hypervisor = matches!(&transport, Transport::HttpRange(_));
+        open.disks.push(OpenDisk { source, asks_hypervisor });
     }
-    Ok(ready)
+    Ok(())
 }
 
 /// What the hypervisor says is allocated; a refusal only costs time, as everything is read then.

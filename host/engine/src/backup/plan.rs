@@ -51,6 +51,19 @@ impl Chosen {
         }
     }
 
+    /// The same snapshot as a full, for a reason that was found only now.
+    pub(super) fn into_full(self, reason: FullReason) -> Self {
+        let disks = self.disks.into_iter().zip(0..).map(|(disk, index)| ChosenDisk {
+            index,
+            changed: None,
+            parent_object: None,
+            ..disk
+        });
+        let disks = disks.collect();
+        let (reason_code, words) = (reason.code().to_owned(), reason.to_string());
+        Self { plan: Plan::Full(reason), reason_code, reason: words, folder: self.folder, disks }
+    }
+
     pub(super) fn step(&self) -> Step {
         Step::Planned {
             backup_type: self.backup_type().as_str().to_owned(),
