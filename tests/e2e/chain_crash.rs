@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
+use tidemark_tests::postgres::Postgres;
 use tidemark_tests::process::wait_for;
 use tidemark_tests::server::{Server, ServerOptions};
-use tidemark_tests::site::{REPOSITORY, Site, SiteOptions, add_repository};
+use tidemark_tests::site::{REPOSITORY, Site, SiteOptions, add_repository, files_below};
 
 use crate::chains::{Point, all_is_well, chain, nothing_else};
 use crate::crash::{RECOVERY, dies_at};
@@ -83,6 +84,41 @@ fn a_synthetic_full_that_dies_happened_or_did_not() -> Result<()> {
         all_is_well(&site, &kept)?;
     }
     site.finish(RECOVERY)
+}
+
+/// Another host that shares the catalog finishes the names and the deleting while the dead one stays away, and ends its job.
+#[test]
+fn another_host_finishes_what_a_dead_one_changed() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let database = Postgres::start(folder.path())?;
+    // Hosts that share a catalog share the key that seals its secrets.
+    let key = ("TIDEMARK_SECRET_KEY".to_owned(), "5a".repeat(32));
+    let ordinary = ServerOptions {
+        database_url: Some(database.url()),
+        environment: vec![key],
+        ..ServerOptions::default()
+    };
+    let mut site =
+        Site::start(SiteOptions { server: ordinary.clone(), ..SiteOptions::default() }, disks::two)?;
+    let points = chain(&site, 3)?;
+    site.server.finish(RECOVERY)?;
+    let mut fatal = ServerOptions { folder: site.folder.path().to_path_buf(), ..ordinary.clone() };
+    fatal.environment.push(("TIDEMARK_ABORT_AT_STEP".to_owned(), "chain-renaming".to_owned()));
+    let mut dying = Server::start(&fatal)?;
+    submit_delete(&dying, &[&points[1].0.id])?;
+    wait_for("the fail point", LONG, || Ok((!dying.is_running()).then_some(())))?;
+    let left = files_below(&site.repository, ".qcow2")?;
+    ensure!(left.iter().any(|path| path.to_string_lossy().contains(".merged-")), "not named yet: {left:?}");
+
+    // The administrator's token is in the folder of the host that made it, and good at every host.
+    let elsewhere = site.folder.path().join("elsewhere");
+    fs::create_dir_all(elsewhere.join("data"))?;
+    fs::copy(site.folder.path().join("data/admin.token"), elsewhere.join("data/admin.token"))?;
+    site.server = Server::start(&ServerOptions { folder: elsewhere, ..ordinary })?;
+    settled(&site, 2)?;
+    all_is_well(&site, &[&points[0], &points[2]])?;
+    site.finish(RECOVERY)?;
+    database.stop()
 }
 
 /// The process dies and the catalog goes with it: the repository still gives every kept backup back.

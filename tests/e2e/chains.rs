@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::io::Read;
 use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result, ensure};
@@ -236,5 +237,62 @@ fn reads_in_flight_keep_their_files() -> Result<()> {
         }
     }
     site.restores_to(&site.view(&newest.id)?, expected)?;
+    site.finish(&[])
+}
+
+/// A reader that pauses in the middle of a disk while the whole chain below it goes and its own objects are replaced.
+#[test]
+fn a_slow_reader_gets_what_it_began_to_read() -> Result<()> {
+    let site = Site::start(SiteOptions::default(), disks::busy)?;
+    let mut points = vec![(site.backup("full")?, site.freeze("p0")?)];
+    for round in 1..4_u64 {
+        site.guest_writes(0, round * 8 * MIB, &bytes(Fill::Noise(round), 6 << 20))?;
+        points.push((site.backup("incremental")?, site.freeze(&format!("p{round}"))?));
+    }
+    let (newest, expected) = points.last().context("a newest")?;
+    let mut command = std::process::Command::new(tidemark_tests::binaries::tidemark()?);
+    command.args(["restore", "disk", &newest.id, "--disk", "0", "--to", "-"]);
+    command.env("TIDEMARK_URL", &site.server.url).env("TIDEMARK_TOKEN", &site.server.token);
+    let mut reading = command.stdout(std::process::Stdio::piped()).spawn()?;
+    let mut stream = reading.stdout.take().context("an output")?;
+    let mut content = vec![0; 1 << 20];
+    stream.read_exact(&mut content)?;
+    let gone: Vec<&str> = points[..3].iter().map(|(backup, _)| backup.id.as_str()).collect();
+    delete(&site, &gone)?;
+    ensure!(site.stored(".qcow2")?.len() == 1, "all that it reads has gone or was replaced");
+    stream.read_to_end(&mut content)?;
+    ensure!(reading.wait()?.success(), "the reading command failed");
+    ensure!(content == fs::read(expected[0].path())?, "other bytes than the guest had");
+    site.restores_to(&site.view(&newest.id)?, expected)?;
+    site.finish(&[])
+}
+
+/// A merge that is cancelled leaves the chain as it was.
+#[test]
+fn a_cancelled_merge_changes_nothing() -> Result<()> {
+    let site = Site::start(SiteOptions::default(), disks::busy)?;
+    let mut points = vec![(site.backup("full")?, site.freeze("p0")?)];
+    site.guest_writes(0, 8 * MIB, &bytes(Fill::Noise(1), 6 << 20))?;
+    points.push((site.backup("incremental")?, site.freeze("p1")?));
+    let before: BTreeSet<_> = site.stored("")?.into_iter().collect();
+    let mut outcomes = BTreeSet::new();
+    for pause in 0..6 {
+        let id = &points[1].0.id;
+        let accepted = site.rest().post(&format!("/api/v1/backups/{id}/actions/synthesize"), &json!({}))?;
+        let job = accepted.expect(202)?["job_id"].as_str().context("a job")?.to_owned();
+        std::thread::sleep(std::time::Duration::from_millis(pause * 40));
+        site.server.cli()?.outcome(&["job", "cancel", &job])?;
+        let ended = site.ended_job(&job)?;
+        outcomes.insert(ended["status"].as_str().context("a status")?.to_owned());
+        if ended["status"] == "succeeded" {
+            break;
+        }
+        ensure!(ended["status"] == "cancelled", "{ended}");
+        ensure!(site.stored("")?.into_iter().collect::<BTreeSet<_>>() == before, "something is left");
+    }
+    ensure!(outcomes.contains("cancelled"), "no merge was cancelled: {outcomes:?}");
+    for (backup, frozen) in &points {
+        site.restores_to(&site.view(&backup.id)?, frozen)?;
+    }
     site.finish(&[])
 }

@@ -7,7 +7,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use tidemark_tests::disk::{Fill, bytes};
-use tidemark_tests::site::{BackupView, Site, SiteOptions, object_path};
+use tidemark_tests::server::{Server, ServerOptions};
+use tidemark_tests::site::{BackupView, REPOSITORY, Site, SiteOptions, add_repository, object_path};
 
 use crate::disks::{self, MIB};
 
@@ -56,6 +57,30 @@ fn a_missing_object_is_named_and_ends_the_chain() -> Result<()> {
     site.guest_writes(1, MIB, &bytes(Fill::Noise(7), 1000))?;
     new_chain(&site, "parent-missing", Some(name))?;
     site.finish(&["missing", "not-found", "failed"])
+}
+
+/// An image that lies on another one than its manifest says is reported by an import, not taken in.
+#[test]
+fn an_import_refuses_an_image_on_the_wrong_parent() -> Result<()> {
+    let mut site = Site::start(SiteOptions::default(), disks::two)?;
+    let (full, at_full) = (site.backup("full")?, site.freeze("full")?);
+    site.guest_writes(0, 8 * MIB, &bytes(Fill::Noise(6), 100_000))?;
+    let incremental = site.backup("incremental")?;
+    let image = site.repository.join(object_path(&incremental, 1)?);
+    let rebase = ["rebase", "-u", "-b", "another.qcow2", "-F", "qcow2"].map(Path::new);
+    tidemark_tests::process::tool("qemu-img", rebase.into_iter().chain([image.as_path()]))?;
+    site.server.finish(&[])?;
+    let folder = site.folder.path().to_path_buf();
+    fs::remove_dir_all(folder.join("data"))?;
+    site.server = Server::start(&ServerOptions { folder, ..ServerOptions::default() })?;
+    let cli = site.server.cli()?;
+    add_repository(&cli, &site.repository)?;
+    let imported = cli.run(&["repository", "import", REPOSITORY])?;
+    let skipped = imported["result"]["skipped"].to_string();
+    ensure!(skipped.contains("another.qcow2"), "{imported}");
+    ensure!(site.backups()?.len() == 1, "only the full came in");
+    site.restores_to(&full, &at_full)?;
+    site.finish(&[])
 }
 
 /// One byte in the middle of the image's data.

@@ -329,9 +329,10 @@ impl History {
 
     fn ids_where(&self, wanted: impl Fn(&Value) -> bool) -> Result<Vec<String>> {
         let backups = self.site.backups()?;
-        let ids = backups.iter().filter(|backup| wanted(backup)).map(|backup| {
-            backup["backup_id"].as_str().map(str::to_owned).context("a backup_id")
-        });
+        let ids = backups
+            .iter()
+            .filter(|backup| wanted(backup))
+            .map(|backup| backup["backup_id"].as_str().map(str::to_owned).context("a backup_id"));
         ids.collect()
     }
 }

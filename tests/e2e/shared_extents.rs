@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use tidemark_tests::disk::{Fill, RawDisk, bytes};
 use tidemark_tests::process::tool;
-use tidemark_tests::site::{Site, SiteOptions, files_below};
+use tidemark_tests::site::{REPOSITORY, Site, SiteOptions, files_below};
 
 use crate::disks::{self, MIB};
 
@@ -84,6 +84,9 @@ fn shares_extents(kind: &str) -> Result<()> {
         let files = files_below(&mount.path(), ".qcow2")?;
         files.iter().map(|file| Ok(fs::metadata(file)?.len())).sum()
     };
+    let shown = || site.server.cli()?.run(&["repository", "show", REPOSITORY]);
+    let before = shown()?;
+    ensure!(before["space"]["objects_bytes"].as_u64() >= Some(apparent()?), "{before}");
     let (used, size) = (mount.used()?, apparent()?);
     let newest = points.last().context("a newest")?.0.id.clone();
     let made = site.server.cli()?.run(&["backup", "synthesize", &newest])?;
@@ -99,6 +102,13 @@ fn shares_extents(kind: &str) -> Result<()> {
     ensure!(used_more <= 4 * MIB, "{kind}: {used_more} bytes more are in use for {size_more} apparent ones");
     let told = result["shared_bytes"].as_u64().context("shared_bytes")?;
     ensure!(told >= 50 * MIB && result["written_bytes"].as_u64().is_some_and(|w| w < 4 * MIB), "{result}");
+    let after = shown()?;
+    let grown = |field: &str| {
+        let bytes = |shown: &serde_json::Value| shown["space"][field].as_u64().unwrap_or(0);
+        bytes(&after).saturating_sub(bytes(&before))
+    };
+    ensure!(grown("objects_bytes") >= 50 * MIB, "{kind}: {before} {after}");
+    ensure!(grown("file_system_used_bytes") <= 6 * MIB, "{kind}: {before} {after}");
     for (backup, frozen) in &points {
         site.restores_to(&site.view(&backup.id)?, frozen)?;
     }

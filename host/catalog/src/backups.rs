@@ -5,7 +5,7 @@
 //!   └──────────── ancestry ───────────┘
 //! ```
 
-use tidemark_model::{BackupId, RepositoryId, VmId};
+use tidemark_model::{BackupId, ByteLen, RepositoryId, VmId};
 
 use crate::Catalog;
 use crate::backup_rows::{fetch, fetch_one};
@@ -103,6 +103,21 @@ impl Catalog {
     pub async fn children(&self, id: BackupId) -> Result<Vec<Backup>> {
         let query = Statement::new("SELECT * FROM backups WHERE parent_id = $1 ORDER BY snapshot_at, id");
         self.backups(query.bind(id)).await
+    }
+
+    /// The sum of the sizes of all images and range digests in a repository.
+    ///
+    /// # Errors
+    /// Only those of the database.
+    pub async fn stored_bytes(&self, repository_id: RepositoryId) -> Result<ByteLen> {
+        let query = Statement::new(
+            "SELECT CAST(COALESCE(SUM(stored_bytes + COALESCE(ranges_stored_bytes, 0)), 0) AS BIGINT) AS total
+             FROM backup_disks WHERE repository_id = $1",
+        );
+        match self.database.fetch_optional(query.bind(repository_id)).await? {
+            Some(row) => row.unsigned("total").map(ByteLen),
+            None => Ok(ByteLen(0)),
+        }
     }
 
     async fn backups(&self, query: Statement) -> Result<Vec<Backup>> {

@@ -32,6 +32,7 @@ mod restore;
 mod secrets;
 mod slots;
 mod source;
+mod space;
 mod step;
 mod store;
 mod synthesize;
@@ -51,6 +52,8 @@ pub use requests::{
     SubmittedBackup,
 };
 pub use secrets::KEY_VARIABLE;
+pub use space::RepositorySpace;
+pub use store::FileSystemSpace;
 pub use tidemark_plugins::{Finding, PowerState, Severity, VirtualDisk, VirtualMachine};
 pub use tokens::ADMIN_TOKEN_FILE;
 pub use verify::{VerifyChainOptions, VerifyChainReport, verify_chain};

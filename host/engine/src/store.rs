@@ -31,6 +31,7 @@ use crate::throttle::{Bucket, Throttle};
 
 pub(crate) use direct::aligned_memory;
 use folder::AppendFile;
+pub use folder::FileSystemSpace;
 pub(crate) use folder::{Location, create_file, open_direct};
 pub(crate) use shared::{SharedObject, can_share, nameless};
 
@@ -143,6 +144,12 @@ impl ObjectStore {
     pub(crate) async fn free_space(&self) -> Result<Option<ByteLen>> {
         let Some(folder) = self.watched.clone() else { return Ok(None) };
         blocking("asking for free space", move || folder::free_space(&folder).map(Some)).await
+    }
+
+    /// The file system that holds the repository; none where it is no folder.
+    pub(crate) async fn file_system(&self) -> Result<Option<FileSystemSpace>> {
+        let Some(folder) = self.watched.clone() else { return Ok(None) };
+        blocking("asking for space", move || folder::space(&folder).map(Some)).await
     }
 
     /// An error where less than `needed` may still be stored, beside the reserve.

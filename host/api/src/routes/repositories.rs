@@ -15,7 +15,8 @@ use crate::problem::{Answer, Problem};
 use crate::routing::{Routes, admin, operator, viewer};
 use crate::state::AppState;
 use crate::wire::{
-    Accepted, AddConnection, CheckRepository, ConnectionEntry, RepositoryList, UpdateConnection,
+    Accepted, AddConnection, CheckRepository, ConnectionEntry, RepositoryDetail, RepositoryList,
+    UpdateConnection,
 };
 
 pub(super) fn add(routes: Routes) -> Routes {
@@ -36,7 +37,7 @@ pub(super) fn add(routes: Routes) -> Routes {
         )
         .get(
             "/api/v1/repositories/{id}",
-            viewer("showRepository", "One repository").answers::<ConnectionEntry>(200),
+            viewer("showRepository", "One repository and how full it is").answers::<RepositoryDetail>(200),
             show,
         )
         .delete(
@@ -92,8 +93,10 @@ async fn create(
     created("repositories", &repository.id.to_string(), &ConnectionEntry::from(&repository))
 }
 
-async fn show(State(state): State<AppState>, Path(id): Path<String>) -> Answer<Json<ConnectionEntry>> {
-    Ok(Json(ConnectionEntry::from(&repository_of(state.engine.catalog(), &id).await?)))
+async fn show(State(state): State<AppState>, Path(id): Path<String>) -> Answer<Json<RepositoryDetail>> {
+    let repository = repository_of(state.engine.catalog(), &id).await?;
+    let space = state.engine.repository_space(&repository).await?;
+    Ok(Json(RepositoryDetail { entry: ConnectionEntry::from(&repository), space: space.into() }))
 }
 
 async fn remove(State(state): State<AppState>, actor: Actor, Path(id): Path<String>) -> Answer<StatusCode> {

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tidemark_catalog::{Connector, Repository};
-use tidemark_engine::{Bounds, ConnectionChange, NewConnection};
+use tidemark_engine::{Bounds, ConnectionChange, NewConnection, RepositorySpace};
 use tidemark_model::{ByteLen, UtcMillis};
 
 use super::{json_value, rfc3339};
@@ -155,6 +155,41 @@ impl ConnectionEntry {
             max_disks: None,
             bandwidth_bytes_per_second: None,
             created_at: rfc3339(created_at),
+        }
+    }
+}
+
+/// A repository and how full it is.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct RepositoryDetail {
+    /// The repository.
+    #[serde(flatten)]
+    pub entry: ConnectionEntry,
+    /// How full it is.
+    pub space: SpaceEntry,
+}
+
+/// How full a repository is.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct SpaceEntry {
+    /// The sum of the sizes of its images and range digests. Where files share extents, less is used.
+    pub objects_bytes: u64,
+    /// Bytes in use on the whole file system that holds it, other files included; shared extents count once.
+    pub file_system_used_bytes: Option<u64>,
+    /// Bytes that may still be stored there.
+    pub file_system_free_bytes: Option<u64>,
+    /// The file system's size.
+    pub file_system_total_bytes: Option<u64>,
+}
+
+impl From<RepositorySpace> for SpaceEntry {
+    fn from(space: RepositorySpace) -> Self {
+        let RepositorySpace { objects, file_system } = space;
+        Self {
+            objects_bytes: objects.0,
+            file_system_used_bytes: file_system.map(|space| space.used.0),
+            file_system_free_bytes: file_system.map(|space| space.free.0),
+            file_system_total_bytes: file_system.map(|space| space.total.0),
         }
     }
 }

@@ -18,7 +18,7 @@ pub use backups::{
 pub(crate) use connections::is_vcenter;
 pub use connections::{
     AddConnection, AddCredentials, ConnectionEntry, ConnectorList, CredentialsEntry, CredentialsList,
-    RepositoryList, UpdateConnection,
+    RepositoryDetail, RepositoryList, SpaceEntry, UpdateConnection,
 };
 pub use inventory::{
     AddVms, AddedVms, DiscoverVms, DiscoveredDisk, DiscoveredVm, Discovery, FindingEntry, TestReport,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tidemark_catalog::{Backup, ChainChange, ErrorKind, Lease, RangeDigests, Verification};
-use tidemark_model::{BackupId, BackupStatus, BackupType, ByteLen, VerifyLevel};
+use tidemark_model::{BackupId, BackupStatus, BackupType, ByteLen, RepositoryId, VerifyLevel};
 
 use crate::engines::{Fixture, START, backup, refused};
 use crate::on_both_engines;
@@ -95,6 +95,9 @@ async fn a_merge_changes_the_chain_and_dooms_what_it_leaves(fixture: Fixture) {
     let ancestry = catalog.ancestry(chain[3].id).await.unwrap();
     assert_eq!(ids(&ancestry.iter().collect::<Vec<_>>()), ids(&[&chain[0], &chain[2], &chain[3]]));
     let mut left = keys(&chain[1]);
+    let sizes = 4 * (1 << 20) + 2 * (7 << 20) + 4 * 96 + 2 * 128;
+    assert_eq!(catalog.stored_bytes(chain[0].repository_id).await.unwrap(), ByteLen(sizes));
+    assert_eq!(catalog.stored_bytes(RepositoryId::random()).await.unwrap(), ByteLen(0));
     left.extend(chain[2].disks.iter().map(|disk| disk.ranges.as_ref().unwrap().object_key.clone()));
     assert_eq!(
         doomed(&fixture, &chain[0]).await,

@@ -276,11 +276,32 @@ pub(crate) fn list(folder: &Path, path: &str) -> Result<Vec<(String, ByteLen)>> 
     Ok(found)
 }
 
+/// How full a file system is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileSystemSpace {
+    /// Its size.
+    pub total: ByteLen,
+    /// What is in use; extents that files share count once.
+    pub used: ByteLen,
+    /// What an unprivileged writer may still store.
+    pub free: ByteLen,
+}
+
+/// How full the folder's file system is.
+pub(crate) fn space(folder: &Path) -> Result<FileSystemSpace> {
+    let stat = rustix::fs::statvfs(folder)
+        .map_err(|e| Error::io(format!("asking for the space of {}", folder.display()), e.into()))?;
+    let bytes = |blocks: u64| ByteLen(blocks.saturating_mul(stat.f_frsize));
+    Ok(FileSystemSpace {
+        total: bytes(stat.f_blocks),
+        used: bytes(stat.f_blocks.saturating_sub(stat.f_bfree)),
+        free: bytes(stat.f_bavail),
+    })
+}
+
 /// What an unprivileged writer may still store on the folder's file system.
 pub(crate) fn free_space(folder: &Path) -> Result<ByteLen> {
-    let stat = rustix::fs::statvfs(folder)
-        .map_err(|e| Error::io(format!("asking for the free space of {}", folder.display()), e.into()))?;
-    Ok(ByteLen(stat.f_bavail.saturating_mul(stat.f_frsize)))
+    space(folder).map(|space| space.free)
 }
 
 /// The handle of the folder that holds the last component, and that component.

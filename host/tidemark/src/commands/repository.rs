@@ -2,13 +2,15 @@
 
 use anyhow::Result;
 use serde_json::Value;
-use tidemark_api::wire::{CheckRepository, ConnectionEntry, JobEntry, RepositoryList};
+use tidemark_api::wire::{
+    CheckRepository, ConnectionEntry, JobEntry, RepositoryDetail, RepositoryList, SpaceEntry,
+};
 
 use super::connection::{self, Bounds};
 use super::finish;
 use crate::args::{Bandwidth, RepositoryVerb};
 use crate::client::{Client, escape};
-use crate::output::{Ended, Output, Table, or_dash, size, yes_no};
+use crate::output::{Ended, Output, Table, fields, or_dash, size, yes_no};
 
 pub(crate) fn run(verb: RepositoryVerb, client: &Client, output: &Output) -> Result<Ended> {
     match verb {
@@ -31,7 +33,9 @@ pub(crate) fn run(verb: RepositoryVerb, client: &Client, output: &Output) -> Res
         }
         RepositoryVerb::Show { name } => {
             let shown = client.get(&format!("/api/v1/repositories/{}", escape(&name)))?;
-            output.document(shown, connection::show)?;
+            output.document(shown, |shown: RepositoryDetail| {
+                connection::show(shown.entry) + &space(&shown.space)
+            })?;
         }
         RepositoryVerb::Import { name, wait } => {
             let accepted = client.act(&format!("/api/v1/repositories/{}/actions/import", escape(&name)))?;
@@ -48,6 +52,18 @@ pub(crate) fn run(verb: RepositoryVerb, client: &Client, output: &Output) -> Res
         }
     }
     Ok(Ended::Done)
+}
+
+fn space(space: &SpaceEntry) -> String {
+    let known = |bytes: Option<u64>| or_dash(bytes.map(size));
+    fields(&[
+        (
+            "objects",
+            format!("{} (sum of sizes; files that share extents use less)", size(space.objects_bytes)),
+        ),
+        ("used", format!("{} on its file system, other files included", known(space.file_system_used_bytes))),
+        ("free", known(space.file_system_free_bytes)),
+    ])
 }
 
 fn imported(job: &JobEntry) -> String {
