@@ -75,7 +75,7 @@ fn an_import_refuses_an_image_on_the_wrong_parent() -> Result<()> {
     site.server = Server::start(&ServerOptions { folder, ..ServerOptions::default() })?;
     let cli = site.server.cli()?;
     add_repository(&cli, &site.repository)?;
-    let imported = cli.run(&["repository", "import", REPOSITORY])?;
+    let imported = cli.outcome(&["repository", "import", REPOSITORY])?.expect(3)?;
     let skipped = imported["result"]["skipped"].to_string();
     ensure!(skipped.contains("another.qcow2"), "{imported}");
     ensure!(site.backups()?.len() == 1, "only the full came in");

@@ -103,13 +103,18 @@ pub(crate) async fn run(job: &Arc<JobContext>) -> std::result::Result<Value, Fai
 
 /// In every repository, finishes what changed chains left: names of merged objects, then objects nobody needs.
 pub(crate) async fn sweep_all(shared: &Arc<Shared>) -> Result<()> {
+    let mut failed = None;
     for repository in shared.catalog.list_repositories().await? {
         let staged = shared.catalog.staged_backups(repository.id).await?;
-        if !staged.is_empty() || !shared.catalog.doomed_objects(repository.id).await?.is_empty() {
-            sweep(shared, repository.id).await?;
+        if staged.is_empty() && shared.catalog.doomed_objects(repository.id).await?.is_empty() {
+            continue;
+        }
+        // A repository that cannot be reached does not keep the others waiting.
+        if let Err(error) = sweep(shared, repository.id).await {
+            failed.get_or_insert(error.context(format!("repository '{}'", repository.name)));
         }
     }
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }
 
 /// As [`sweep_all`] in one repository; answers how many objects were deleted.

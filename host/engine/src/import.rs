@@ -53,8 +53,8 @@ pub(crate) async fn run(job: &Arc<JobContext>) -> Result<Value> {
         job.check_cancelled()?;
         import.add(candidates).await?;
     }
-    let Report { imported, known, skipped, notes } = import.report;
-    Ok(json!({ "imported": imported, "already_known": known, "skipped": skipped, "notes": notes }))
+    let Report { imported, known, skipped, warnings } = import.report;
+    Ok(json!({ "imported": imported, "already_known": known, "skipped": skipped, "warnings": warnings }))
 }
 
 /// What came of an import.
@@ -63,7 +63,7 @@ struct Report {
     imported: u64,
     known: u64,
     skipped: Vec<Value>,
-    notes: Vec<String>,
+    warnings: Vec<String>,
 }
 
 impl Report {
@@ -151,7 +151,7 @@ impl Import<'_> {
         } else {
             self.report.known += 1;
         }
-        self.report.notes.extend(notes);
+        self.report.warnings.extend(notes);
         self.remember(&found.backup);
         Ok(())
     }

@@ -84,6 +84,10 @@ impl PluginHost {
                     version,
                     "the folder holds other bytes under the installed version; they are not used"
                 );
+            } else if !self.path(&same.digest).exists() {
+                // Another host that shares the catalog installed it; this one has no copy of its own yet.
+                let path = self.path(&same.digest);
+                blocking("storing a plugin", move || store_component(&path, &bytes)).await?;
             }
             return Ok(());
         }
