@@ -138,123 +138,10 @@ impl Matrix {
 
     fn rows(&self) -> Result<Vec<Row>> {
         let (full, first) = (ImageMap::read(&self.objects[FULL])?, ImageMap::read(&self.objects[FIRST])?);
-        let flip = |what, object, at, kinds, cluster, blamed| Row {
-            what,
-            object,
-            damage: Damage::Flip(at),
-            kinds,
-            cluster,
-            blamed,
-        };
-        let data = |image: &ImageMap, guest, compressed| -> Result<u64> {
-            Ok(image.cluster(guest, compressed)?.host + 300)
-        };
-        let structure = ALWAYS("structure");
-        let mut rows = vec![
-            flip("full: magic", FULL, 3, structure, None, ALL),
-            flip("full: virtual size", FULL, 24 + 5, structure, None, ALL),
-            flip("full: unused byte of the header's cluster", FULL, 60_000, BY_BYTES("digest"), None, ALL),
-            flip("full: L1", FULL, full.l1()? + 5, structure, None, ALL),
-            flip("full: L2 entry", FULL, full.l2()? + B * 8 + 5, structure, None, ALL),
-            flip(
-                "full: L2 entry of nothing, now zero",
-                FULL,
-                full.l2()? + 700 * 8 + 7,
-                BY_BYTES("digest"),
-                None,
-                ALL,
-            ),
-            flip("full: refcount", FULL, full.refcounts()? + 2 * 5 + 1, structure, None, ALL),
-            flip(
-                "full: plain cluster A",
-                FULL,
-                data(&full, A, false)?,
-                BY_BYTES("data"),
-                Some(A),
-                [true, false, false],
-            ),
-            flip("full: plain cluster B", FULL, data(&full, B, false)?, BY_BYTES("data"), Some(B), ALL),
-            flip(
-                "full: compressed cluster",
-                FULL,
-                data(&full, FULL_TEXT, true)? - 300 + 40,
-                BY_BYTES("data"),
-                Some(FULL_TEXT),
-                ALL,
-            ),
-            flip("first: magic", FIRST, 3, structure, None, FROM_FIRST),
-            flip("first: backing file's name", FIRST, 112 + 40, structure, None, FROM_FIRST),
-            flip("first: L1", FIRST, first.l1()? + 5, structure, None, FROM_FIRST),
-            flip("first: L2 entry", FIRST, first.l2()? + D * 8 + 5, structure, None, FROM_FIRST),
-            flip("first: refcount", FIRST, first.refcounts()? + 2 * 2 + 1, structure, None, FROM_FIRST),
-            flip(
-                "first: plain cluster C",
-                FIRST,
-                data(&first, C, false)?,
-                BY_BYTES("data"),
-                Some(C),
-                [false, true, false],
-            ),
-            flip(
-                "first: plain cluster D",
-                FIRST,
-                data(&first, D, false)?,
-                BY_BYTES("data"),
-                Some(D),
-                FROM_FIRST,
-            ),
-            flip(
-                "first: compressed cluster",
-                FIRST,
-                data(&first, FIRST_TEXT, true)? - 300 + 40,
-                BY_BYTES("data"),
-                Some(FIRST_TEXT),
-                FROM_FIRST,
-            ),
-            flip(
-                "full: range digests",
-                FULL_DIGESTS,
-                32 + 32 * 3 + 12,
-                BY_BYTES("range-digests"),
-                None,
-                NOBODY,
-            ),
-            flip("first: range digests' header", FIRST_DIGESTS, 2, ALWAYS("range-digests"), None, NOBODY),
-            flip("full: manifest", FULL_MANIFEST, 400, ALWAYS("manifest"), None, NOBODY),
-            flip("first: manifest", FIRST_MANIFEST, 20, ALWAYS("manifest"), None, NOBODY),
-        ];
-        let row = |what, object, damage, kind, blamed| Row {
-            what,
-            object,
-            damage,
-            kinds: ALWAYS(kind),
-            cluster: None,
-            blamed,
-        };
-        rows.extend([
-            row("full: cut off by a byte", FULL, Damage::Truncate, "size", ALL),
-            row("full: cut off in the middle", FULL, Damage::CutTo(3 << 20), "size", ALL),
-            row("full: empty", FULL, Damage::CutTo(0), "size", ALL),
-            row("first: cut off by a byte", FIRST, Damage::Truncate, "size", FROM_FIRST),
-            row("second: cut off by a byte", SECOND, Damage::Truncate, "size", [false, false, true]),
-            row("full: range digests cut off", FULL_DIGESTS, Damage::Truncate, "range-digests", NOBODY),
-            row("first: manifest cut off", FIRST_MANIFEST, Damage::Truncate, "manifest", NOBODY),
-            row("full: missing", FULL, Damage::Missing, "missing", ALL),
-            row("first: missing", FIRST, Damage::Missing, "missing", FROM_FIRST),
-            row("second: missing", SECOND, Damage::Missing, "missing", [false, false, true]),
-            row("first: range digests missing", FIRST_DIGESTS, Damage::Missing, "range-digests", NOBODY),
-            row("full: manifest missing", FULL_MANIFEST, Damage::Missing, "manifest", NOBODY),
-            row("full and first swapped", FULL, Damage::SwapWith(FIRST), "size", ALL),
-            row("the full's two disks swapped", FULL, Damage::SwapWith(OTHER_DISK), "size", ALL),
-            row(
-                "range digests swapped",
-                FULL_DIGESTS,
-                Damage::SwapWith(FIRST_DIGESTS),
-                "range-digests",
-                NOBODY,
-            ),
-            row("manifests swapped", FULL_MANIFEST, Damage::SwapWith(FIRST_MANIFEST), "manifest", NOBODY),
-        ]);
+        let mut rows = bits_of_the_full(&full)?;
+        rows.extend(bits_of_the_first(&first)?);
+        rows.extend(bits_beside_images());
+        rows.extend(cut_missing_and_swapped());
         Ok(rows)
     }
 
@@ -376,4 +263,124 @@ fn flip(path: &Path, at: u64) -> Result<()> {
     file.read_exact_at(&mut byte, at)?;
     file.write_all_at(&[byte[0] ^ 1], at)?;
     Ok(())
+}
+
+/// One flipped bit.
+fn flip(
+    what: &'static str,
+    object: usize,
+    at: u64,
+    kinds: [Option<&'static str>; 3],
+    cluster: Option<u64>,
+    blamed: [bool; 3],
+) -> Row {
+    Row { what, object, damage: Damage::Flip(at), kinds, cluster, blamed }
+}
+
+/// A byte inside a cluster's stored bytes.
+fn data(image: &ImageMap, guest: u64, compressed: bool) -> Result<u64> {
+    Ok(image.cluster(guest, compressed)?.host + 300)
+}
+
+fn bits_of_the_full(full: &ImageMap) -> Result<Vec<Row>> {
+    let structure = ALWAYS("structure");
+    Ok(vec![
+        flip("full: magic", FULL, 3, structure, None, ALL),
+        flip("full: virtual size", FULL, 24 + 5, structure, None, ALL),
+        flip("full: unused byte of the header's cluster", FULL, 60_000, BY_BYTES("digest"), None, ALL),
+        flip("full: L1", FULL, full.l1()? + 5, structure, None, ALL),
+        flip("full: L2 entry", FULL, full.l2()? + B * 8 + 5, structure, None, ALL),
+        flip(
+            "full: L2 entry of nothing, now zero",
+            FULL,
+            full.l2()? + 700 * 8 + 7,
+            BY_BYTES("digest"),
+            None,
+            ALL,
+        ),
+        flip("full: refcount", FULL, full.refcounts()? + 2 * 5 + 1, structure, None, ALL),
+        flip(
+            "full: plain cluster A",
+            FULL,
+            data(full, A, false)?,
+            BY_BYTES("data"),
+            Some(A),
+            [true, false, false],
+        ),
+        flip("full: plain cluster B", FULL, data(full, B, false)?, BY_BYTES("data"), Some(B), ALL),
+        flip(
+            "full: compressed cluster",
+            FULL,
+            data(full, FULL_TEXT, true)? - 300 + 40,
+            BY_BYTES("data"),
+            Some(FULL_TEXT),
+            ALL,
+        ),
+    ])
+}
+
+fn bits_of_the_first(first: &ImageMap) -> Result<Vec<Row>> {
+    let structure = ALWAYS("structure");
+    Ok(vec![
+        flip("first: magic", FIRST, 3, structure, None, FROM_FIRST),
+        flip("first: backing file's name", FIRST, 112 + 40, structure, None, FROM_FIRST),
+        flip("first: L1", FIRST, first.l1()? + 5, structure, None, FROM_FIRST),
+        flip("first: L2 entry", FIRST, first.l2()? + D * 8 + 5, structure, None, FROM_FIRST),
+        flip("first: refcount", FIRST, first.refcounts()? + 2 * 2 + 1, structure, None, FROM_FIRST),
+        flip(
+            "first: plain cluster C",
+            FIRST,
+            data(first, C, false)?,
+            BY_BYTES("data"),
+            Some(C),
+            [false, true, false],
+        ),
+        flip("first: plain cluster D", FIRST, data(first, D, false)?, BY_BYTES("data"), Some(D), FROM_FIRST),
+        flip(
+            "first: compressed cluster",
+            FIRST,
+            data(first, FIRST_TEXT, true)? - 300 + 40,
+            BY_BYTES("data"),
+            Some(FIRST_TEXT),
+            FROM_FIRST,
+        ),
+    ])
+}
+
+fn bits_beside_images() -> Vec<Row> {
+    vec![
+        flip("full: range digests", FULL_DIGESTS, 32 + 32 * 3 + 12, BY_BYTES("range-digests"), None, NOBODY),
+        flip("first: range digests' header", FIRST_DIGESTS, 2, ALWAYS("range-digests"), None, NOBODY),
+        flip("full: manifest", FULL_MANIFEST, 400, ALWAYS("manifest"), None, NOBODY),
+        flip("first: manifest", FIRST_MANIFEST, 20, ALWAYS("manifest"), None, NOBODY),
+    ]
+}
+
+fn cut_missing_and_swapped() -> Vec<Row> {
+    let row = |what, object, damage, kind, blamed| Row {
+        what,
+        object,
+        damage,
+        kinds: ALWAYS(kind),
+        cluster: None,
+        blamed,
+    };
+    vec![
+        row("full: cut off by a byte", FULL, Damage::Truncate, "size", ALL),
+        row("full: cut off in the middle", FULL, Damage::CutTo(3 << 20), "size", ALL),
+        row("full: empty", FULL, Damage::CutTo(0), "size", ALL),
+        row("first: cut off by a byte", FIRST, Damage::Truncate, "size", FROM_FIRST),
+        row("second: cut off by a byte", SECOND, Damage::Truncate, "size", [false, false, true]),
+        row("full: range digests cut off", FULL_DIGESTS, Damage::Truncate, "range-digests", NOBODY),
+        row("first: manifest cut off", FIRST_MANIFEST, Damage::Truncate, "manifest", NOBODY),
+        row("full: missing", FULL, Damage::Missing, "missing", ALL),
+        row("first: missing", FIRST, Damage::Missing, "missing", FROM_FIRST),
+        row("second: missing", SECOND, Damage::Missing, "missing", [false, false, true]),
+        row("first: range digests missing", FIRST_DIGESTS, Damage::Missing, "range-digests", NOBODY),
+        row("full: manifest missing", FULL_MANIFEST, Damage::Missing, "manifest", NOBODY),
+        row("full and first swapped", FULL, Damage::SwapWith(FIRST), "size", ALL),
+        row("the full's two disks swapped", FULL, Damage::SwapWith(OTHER_DISK), "size", ALL),
+        row("range digests swapped", FULL_DIGESTS, Damage::SwapWith(FIRST_DIGESTS), "range-digests", NOBODY),
+        row("manifests swapped", FULL_MANIFEST, Damage::SwapWith(FIRST_MANIFEST), "manifest", NOBODY),
+    ]
 }

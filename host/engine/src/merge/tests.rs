@@ -78,7 +78,11 @@ fn layers(seed: u64) -> Vec<Layer> {
         u8::try_from(state >> 56).unwrap()
     };
     (0..4)
-        .map(|_| (0..CLUSTERS).filter_map(|cluster| (next() % 3 == 0).then(|| (cluster, next()))).collect())
+        .map(|_| {
+            (0..CLUSTERS)
+                .filter_map(|cluster| if next() % 3 == 0 { Some((cluster, next())) } else { None })
+                .collect()
+        })
         .collect()
 }
 
