@@ -266,7 +266,7 @@ fn flip(path: &Path, at: u64) -> Result<()> {
 }
 
 /// One flipped bit.
-fn flip(
+fn flipped(
     what: &'static str,
     object: usize,
     at: u64,
@@ -285,12 +285,12 @@ fn data(image: &ImageMap, guest: u64, compressed: bool) -> Result<u64> {
 fn bits_of_the_full(full: &ImageMap) -> Result<Vec<Row>> {
     let structure = ALWAYS("structure");
     Ok(vec![
-        flip("full: magic", FULL, 3, structure, None, ALL),
-        flip("full: virtual size", FULL, 24 + 5, structure, None, ALL),
-        flip("full: unused byte of the header's cluster", FULL, 60_000, BY_BYTES("digest"), None, ALL),
-        flip("full: L1", FULL, full.l1()? + 5, structure, None, ALL),
-        flip("full: L2 entry", FULL, full.l2()? + B * 8 + 5, structure, None, ALL),
-        flip(
+        flipped("full: magic", FULL, 3, structure, None, ALL),
+        flipped("full: virtual size", FULL, 24 + 5, structure, None, ALL),
+        flipped("full: unused byte of the header's cluster", FULL, 60_000, BY_BYTES("digest"), None, ALL),
+        flipped("full: L1", FULL, full.l1()? + 5, structure, None, ALL),
+        flipped("full: L2 entry", FULL, full.l2()? + B * 8 + 5, structure, None, ALL),
+        flipped(
             "full: L2 entry of nothing, now zero",
             FULL,
             full.l2()? + 700 * 8 + 7,
@@ -298,8 +298,8 @@ fn bits_of_the_full(full: &ImageMap) -> Result<Vec<Row>> {
             None,
             ALL,
         ),
-        flip("full: refcount", FULL, full.refcounts()? + 2 * 5 + 1, structure, None, ALL),
-        flip(
+        flipped("full: refcount", FULL, full.refcounts()? + 2 * 5 + 1, structure, None, ALL),
+        flipped(
             "full: plain cluster A",
             FULL,
             data(full, A, false)?,
@@ -307,8 +307,8 @@ fn bits_of_the_full(full: &ImageMap) -> Result<Vec<Row>> {
             Some(A),
             [true, false, false],
         ),
-        flip("full: plain cluster B", FULL, data(full, B, false)?, BY_BYTES("data"), Some(B), ALL),
-        flip(
+        flipped("full: plain cluster B", FULL, data(full, B, false)?, BY_BYTES("data"), Some(B), ALL),
+        flipped(
             "full: compressed cluster",
             FULL,
             data(full, FULL_TEXT, true)? - 300 + 40,
@@ -322,12 +322,12 @@ fn bits_of_the_full(full: &ImageMap) -> Result<Vec<Row>> {
 fn bits_of_the_first(first: &ImageMap) -> Result<Vec<Row>> {
     let structure = ALWAYS("structure");
     Ok(vec![
-        flip("first: magic", FIRST, 3, structure, None, FROM_FIRST),
-        flip("first: backing file's name", FIRST, 112 + 40, structure, None, FROM_FIRST),
-        flip("first: L1", FIRST, first.l1()? + 5, structure, None, FROM_FIRST),
-        flip("first: L2 entry", FIRST, first.l2()? + D * 8 + 5, structure, None, FROM_FIRST),
-        flip("first: refcount", FIRST, first.refcounts()? + 2 * 2 + 1, structure, None, FROM_FIRST),
-        flip(
+        flipped("first: magic", FIRST, 3, structure, None, FROM_FIRST),
+        flipped("first: backing file's name", FIRST, 112 + 40, structure, None, FROM_FIRST),
+        flipped("first: L1", FIRST, first.l1()? + 5, structure, None, FROM_FIRST),
+        flipped("first: L2 entry", FIRST, first.l2()? + D * 8 + 5, structure, None, FROM_FIRST),
+        flipped("first: refcount", FIRST, first.refcounts()? + 2 * 2 + 1, structure, None, FROM_FIRST),
+        flipped(
             "first: plain cluster C",
             FIRST,
             data(first, C, false)?,
@@ -335,8 +335,15 @@ fn bits_of_the_first(first: &ImageMap) -> Result<Vec<Row>> {
             Some(C),
             [false, true, false],
         ),
-        flip("first: plain cluster D", FIRST, data(first, D, false)?, BY_BYTES("data"), Some(D), FROM_FIRST),
-        flip(
+        flipped(
+            "first: plain cluster D",
+            FIRST,
+            data(first, D, false)?,
+            BY_BYTES("data"),
+            Some(D),
+            FROM_FIRST,
+        ),
+        flipped(
             "first: compressed cluster",
             FIRST,
             data(first, FIRST_TEXT, true)? - 300 + 40,
@@ -349,10 +356,17 @@ fn bits_of_the_first(first: &ImageMap) -> Result<Vec<Row>> {
 
 fn bits_beside_images() -> Vec<Row> {
     vec![
-        flip("full: range digests", FULL_DIGESTS, 32 + 32 * 3 + 12, BY_BYTES("range-digests"), None, NOBODY),
-        flip("first: range digests' header", FIRST_DIGESTS, 2, ALWAYS("range-digests"), None, NOBODY),
-        flip("full: manifest", FULL_MANIFEST, 400, ALWAYS("manifest"), None, NOBODY),
-        flip("first: manifest", FIRST_MANIFEST, 20, ALWAYS("manifest"), None, NOBODY),
+        flipped(
+            "full: range digests",
+            FULL_DIGESTS,
+            32 + 32 * 3 + 12,
+            BY_BYTES("range-digests"),
+            None,
+            NOBODY,
+        ),
+        flipped("first: range digests' header", FIRST_DIGESTS, 2, ALWAYS("range-digests"), None, NOBODY),
+        flipped("full: manifest", FULL_MANIFEST, 400, ALWAYS("manifest"), None, NOBODY),
+        flipped("first: manifest", FIRST_MANIFEST, 20, ALWAYS("manifest"), None, NOBODY),
     ]
 }
 
