@@ -30,6 +30,8 @@ pub(crate) enum Contender {
     Restore,
     /// The engine's merge of all images of a chain but the full.
     Merge,
+    /// The engine's deep verification of a chain.
+    Verify,
     /// `qemu-img convert` from NBD.
     Convert {
         /// With zstd-compressed clusters.
@@ -51,6 +53,8 @@ pub(crate) enum Contender {
     },
     /// `qemu-img rebase` of the newest image onto the full.
     Rebase,
+    /// `qemu-img compare` of a chain with the raw disk.
+    Compare,
 }
 
 /// What there is to do, and with what.
@@ -78,7 +82,7 @@ impl Contender {
         match self {
             Self::Idle => "tidemark, idle".to_owned(),
             Self::Copy(zstd) | Self::Increment(zstd) => format!("tidemark{}", level(zstd)),
-            Self::Restore | Self::Merge => "tidemark".to_owned(),
+            Self::Restore | Self::Merge | Self::Verify => "tidemark".to_owned(),
             Self::CopyMany(disks, zstd) => format!("tidemark, {disks} disks at once{}", level(zstd)),
             Self::Convert { compressed: false } => "qemu-img convert".to_owned(),
             Self::Convert { compressed: true } => "qemu-img convert -c (zstd)".to_owned(),
@@ -89,12 +93,21 @@ impl Contender {
             Self::ConvertChain { tuned: true } => "qemu-img convert, tuned".to_owned(),
             Self::ConvertChain { tuned: false } => "qemu-img convert, default".to_owned(),
             Self::Rebase => "qemu-img rebase".to_owned(),
+            Self::Compare => "qemu-img compare".to_owned(),
         }
     }
 
     /// Whether others are held against it.
     pub(crate) fn is_ours(self) -> bool {
-        matches!(self, Self::Copy(_) | Self::CopyMany(..) | Self::Increment(_) | Self::Restore | Self::Merge)
+        matches!(
+            self,
+            Self::Copy(_)
+                | Self::CopyMany(..)
+                | Self::Increment(_)
+                | Self::Verify
+                | Self::Restore
+                | Self::Merge
+        )
     }
 
     /// Why it cannot take part on this machine, if so.
@@ -148,6 +161,7 @@ impl Contender {
                 // All but the full, which is the last of them.
                 meter.run(command.args(chain.images().skip(1).collect::<Vec<_>>().iter().rev()))
             }
+            Self::Verify => meter.run(ours()?.arg("verify").args(task.chain()?.images().rev())),
             Self::Convert { compressed } => peers::convert(meter, uri, to, compressed),
             Self::NbdCopy => peers::nbdcopy(meter, uri, disk.size, to),
             Self::Fio => peers::fio(meter, disk.data_bytes, to),
@@ -162,6 +176,7 @@ impl Contender {
             ),
             Self::ConvertChain { tuned } => peers::convert_chain(meter, &task.chain()?.top(), to, tuned),
             Self::Rebase => peers::rebase(meter, task.chain()?.base(), to),
+            Self::Compare => peers::compare(meter, &disk.path, &task.chain()?.top()),
         }
         .with_context(|| self.name())
     }
@@ -170,7 +185,7 @@ impl Contender {
     pub(crate) fn results(self, to: &Path) -> Vec<PathBuf> {
         let with_ranges = |image: PathBuf| [image.with_extension("digests"), image];
         match self {
-            Self::Idle => Vec::new(),
+            Self::Idle | Self::Verify | Self::Compare => Vec::new(),
             Self::Copy(_) | Self::Increment(_) | Self::Merge => with_ranges(to.to_path_buf()).into(),
             Self::CopyMany(disks, _) => {
                 (0..disks).flat_map(|number| with_ranges(numbered(to, number))).collect()
@@ -183,7 +198,7 @@ impl Contender {
     pub(crate) fn judge(self, task: &Task<'_>) -> Result<()> {
         let disk = &task.disk.path;
         match self {
-            Self::Idle | Self::Fio => return Ok(()),
+            Self::Idle | Self::Fio | Self::Verify | Self::Compare => return Ok(()),
             Self::Restore | Self::ConvertChain { .. } => {
                 let raw = ["compare", "-f", "raw", "-F", "raw", &text(disk), &text(&task.to)];
                 tool("qemu-img", raw)?;

@@ -4,10 +4,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand};
 use tidemark_engine::{
-    Changed, CopyOptions, FlattenOptions, Limits, MergeChainOptions, copy_disk, flatten_chain, merge_chain,
+    Changed, CopyOptions, FlattenOptions, Limits, MergeChainOptions, VerifyChainOptions, copy_disk,
+    flatten_chain, merge_chain, verify_chain,
 };
 use tidemark_model::{ByteLen, Extent, ExtentList};
 use tokio::task::JoinSet;
@@ -24,6 +25,12 @@ pub(crate) enum Operation {
     /// Merges images into one
     #[command(hide = true)]
     Merge(ChainArgs),
+    /// Verifies a chain cluster by cluster
+    #[command(hide = true)]
+    Verify {
+        /// The images, the newest first.
+        layers: Vec<PathBuf>,
+    },
     /// Starts, and ends
     #[command(hide = true)]
     Idle,
@@ -76,6 +83,7 @@ pub(crate) fn run(operation: Operation) -> Result<()> {
                 let options = MergeChainOptions { layers, backing, to, limits: Limits::default() };
                 merge_chain(options).await.map(drop).context("the merge failed")
             }
+            Operation::Verify { layers } => verify(layers).await.context("the verification failed"),
             Operation::Idle => Ok(()),
         }
     })
@@ -100,6 +108,19 @@ async fn copy(args: CopyArgs) -> Result<()> {
     while let Some(copied) = copies.join_next().await {
         copied??;
     }
+    Ok(())
+}
+
+async fn verify(layers: Vec<PathBuf>) -> Result<()> {
+    let report = verify_chain(VerifyChainOptions { layers, limits: Limits::default() }).await?;
+    ensure!(report.damaged.iter().all(ExtentList::is_empty), "the chain is damaged: {:?}", report.damaged);
+    // A verification that had nothing to compare with would be fast for nothing.
+    ensure!(
+        report.compared_clusters > 0 && report.uncompared_clusters == 0,
+        "{} clusters were compared and {} were not",
+        report.compared_clusters,
+        report.uncompared_clusters
+    );
     Ok(())
 }
 

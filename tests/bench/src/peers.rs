@@ -106,6 +106,12 @@ pub(crate) fn rebase(meter: &mut Meter, base: &str, image: &Path) -> Result<()> 
     meter.run(command.arg(image))
 }
 
+/// A chain beside the raw disk.
+pub(crate) fn compare(meter: &mut Meter, disk: &Path, top: &Path) -> Result<()> {
+    let mut command = Command::new("qemu-img");
+    meter.run(command.args(["compare", "-f", "raw", "-F", "qcow2"]).arg(disk).arg(top))
+}
+
 /// The address of a server on a Unix socket.
 pub(crate) fn nbd_uri(socket: &Path) -> String {
     format!("nbd+unix:///?socket={}", socket.display())

@@ -122,6 +122,7 @@ pub(crate) fn all(scale: &Scale) -> Vec<Work> {
     works.extend([sparse(scale), increment(scale)]);
     works.extend(memory(scale));
     works.extend(restore());
+    works.push(verify());
     works.extend([SinkPlan::Disk, SinkPlan::Reflink].map(merge));
     works
 }
@@ -217,6 +218,17 @@ fn restore() -> Vec<Work> {
         claims: vec![faster(row, ours, tuned, 1.2), faster(row, ours, default, 1.6)],
     };
     places.map(work).into()
+}
+
+fn verify() -> Work {
+    let (ours, peer) = (Contender::Verify, Contender::Compare);
+    Work {
+        name: "deep verify of a chain",
+        subject: Subject::Chain { compressed: false },
+        sink: SinkPlan::Disk,
+        contenders: vec![ours, peer],
+        claims: vec![faster("deep verify of a chain", ours, peer, 1.5)],
+    }
 }
 
 fn merge(sink: SinkPlan) -> Work {

@@ -46,6 +46,7 @@ fn a_quick_run_fills_the_document() {
         "| nbdcopy → qemu-nbd | ",
         "| restore of a chain, disk | qemu-img convert, tuned | ",
         "| restore of a zstd chain, disk | qemu-img convert, default | ",
+        "| deep verify of a chain | qemu-img compare | ",
         "| merge of all layers | qemu-img rebase | ",
     ];
     // What this machine lacks is left out with a word.
