@@ -138,7 +138,7 @@ fn an_image_tells_what_it_stores_itself() {
     assert_eq!(image.stored_clusters(Extent::new(1 << 40, 1).unwrap()).count(), 0);
 
     let StoredKind::Compressed { host, length } = clusters[1].kind else { panic!("{:?}", clusters[1]) };
-    let from = offset(host.0);
+    let from = usize::try_from(host.0).unwrap();
     let stored = &sample.bytes[from..from + usize::try_from(length.0).unwrap()];
     let (mut decoder, mut cluster) = (ClusterDecoder::new(), vec![0; CLUSTER]);
     decoder.decode(&image, stored, &mut cluster).unwrap();
