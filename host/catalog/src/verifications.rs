@@ -31,9 +31,15 @@ impl Catalog {
         let mut changes = StatusChanges::default();
         for some in damaged.chunks(IDS_A_STATEMENT) {
             let before = standing(&mut transaction, some).await?;
-            let mark =
-                Statement::new("UPDATE backups SET status = 'damaged', damaged_level = $1 WHERE id IN ");
-            transaction.execute(mark.bind(*level).in_list(some.iter().copied())).await?;
+            // What a deeper verification found must not be taken away by a shallower one.
+            let known =
+                |id: &&BackupId| before.get(id).is_some_and(|found| found.is_some_and(|at| at >= *level));
+            let marked: Vec<BackupId> = some.iter().filter(|id| !known(id)).copied().collect();
+            if !marked.is_empty() {
+                let mark =
+                    Statement::new("UPDATE backups SET status = 'damaged', damaged_level = $1 WHERE id IN ");
+                transaction.execute(mark.bind(*level).in_list(marked)).await?;
+            }
             let completed = some.iter().filter(|id| matches!(before.get(id), Some(None)));
             changes.marked.extend(completed);
         }

@@ -48,6 +48,8 @@ async fn only_as_thorough_a_verification_clears(fixture: Fixture) {
         [(VerifyLevel::Deep, VerifyLevel::Full), (VerifyLevel::Full, VerifyLevel::Quick)]
     {
         catalog.record_verification(&verification(found, &[], &[full.id])).await.unwrap();
+        // A shallower one that finds damage too does not make the mark easier to take away.
+        catalog.record_verification(&verification(shallower, &[], &[full.id])).await.unwrap();
         let changes = catalog.record_verification(&verification(shallower, &[full.id], &[])).await.unwrap();
         assert_eq!(changes, StatusChanges::default());
         let seen = catalog.backup(full.id).await.unwrap();
