@@ -5,8 +5,8 @@
 //!                       (in order)        (in order)      (bounded channel before it)  └─▶ range digests
 //! ```
 //! Memory is bounded by requests in flight plus the channel; a slow target holds the reads back. Data that is stored
-//! as it is goes from the read's memory to the disk without a copy. The result is a file whose bytes are durable but
-//! whose header is not written yet: [`crate::store`] writes it at publication.
+//! as it is goes from the read's memory to the disk without a copy. The result is a durable image,
+//! its header written last, that has no name yet: [`crate::store`] publishes it.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -112,7 +112,7 @@ enum Block {
     Zero(Extent),
 }
 
-/// Moves one disk to the end, durably but for the header.
+/// Moves one disk to the end: durable, header and all, but not published.
 pub(crate) async fn move_disk(
     source: &Source,
     plan: &MovePlan,

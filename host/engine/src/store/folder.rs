@@ -1,7 +1,7 @@
 //! Carries out a folder target's operations. Paths come from a plugin, so every step goes through directory
 //! handles, one component at a time, never following a symbolic link: nothing outside the folder can be reached.
 //!
-//! Durability (DESIGN 4.1): a published file has its bytes synced before its header is written, the header synced
+//! Durability: a published file has its bytes synced before its header is written, the header synced
 //! before it is renamed, and the folder synced after. Renames never replace another file.
 
 use std::ffi::OsStr;

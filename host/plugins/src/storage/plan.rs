@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind};
 use crate::guest::Guest;
 use tidemark_model::ByteLen;
 
-/// What a file under construction bears (DESIGN 3.3).
+/// What a file under construction bears (`docs/format.md`).
 const PARTIAL: &str = ".partial";
 const MAX_PATH_BYTES: usize = 4096;
 const MAX_TOKEN_BYTES: usize = 64 << 10;
