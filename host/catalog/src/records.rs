@@ -1,6 +1,7 @@
 //! What the catalog stores, as plain values. Rows are converted to and from these explicitly; nothing here knows
 //! SQL. Columns named `*_json` hold JSON text whose shape belongs to the crate that wrote it.
 
+use std::collections::HashMap;
 use std::str::FromStr;
 
 use tidemark_model::{
@@ -123,6 +124,9 @@ pub struct Verification {
     pub whole: Vec<BackupId>,
     /// The backups in whose view damage is visible, or whose objects cannot be read.
     pub damaged: Vec<BackupId>,
+    /// When a merge had last rewritten each backup that was read. One that was rewritten since is passed over, as its
+    /// objects of now are not those that were read.
+    pub read: HashMap<BackupId, Option<UtcMillis>>,
 }
 
 /// What a verification changed.

@@ -16,7 +16,7 @@ use tokio::sync::{Notify, Semaphore, broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, is_bad_medium};
 use crate::export::MAX_EXPORTS;
 use crate::mover::MoveTuning;
 use crate::plugins::PluginHost;
@@ -438,6 +438,9 @@ impl From<tidemark_catalog::Error> for Error {
 impl From<tidemark_qcow2::Error> for Error {
     fn from(error: tidemark_qcow2::Error) -> Self {
         let message = error.to_string();
-        Self::wrap(ErrorKind::Damaged, &message, error)
+        // A share that is away for a moment has damaged nothing.
+        let away = error.kind() == tidemark_qcow2::ErrorKind::Io && !is_bad_medium(&error);
+        let kind = if away { ErrorKind::Unavailable } else { ErrorKind::Damaged };
+        Self::wrap(kind, &message, error)
     }
 }

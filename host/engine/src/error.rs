@@ -176,3 +176,16 @@ impl StdError for Error {
         self.source.as_deref().map(|error| error as &(dyn StdError + 'static))
     }
 }
+
+/// Whether an error, or what caused it, says that the stored bytes themselves cannot be had.
+pub(crate) fn is_bad_medium(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            let lost = io.kind() == std::io::ErrorKind::UnexpectedEof;
+            return lost || io.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
+        }
+        cause = error.source();
+    }
+    false
+}

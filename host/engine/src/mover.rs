@@ -8,7 +8,6 @@
 //! as it is goes from the read's memory to the disk without a copy. The result is a durable image,
 //! its header written last, that has no name yet: [`crate::store`] publishes it.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -276,13 +275,17 @@ impl BufferPool {
         used.unwrap_or_else(|| aligned_memory(REQUEST))
     }
 
-    /// Takes back those buffers of which nothing waits to be appended any more, in the order of their use. More than
-    /// the reads and the queue hold never exist.
-    fn take_back(&self, used: &mut VecDeque<Bytes>) {
-        while used.front().is_some_and(Bytes::is_unique) {
-            if let Some(Ok(buffer)) = used.pop_front().map(Bytes::try_into_mut) {
-                self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+    /// Takes back those buffers of which nothing waits to be written any more, wherever they stand: a cluster that
+    /// waits for others must not hold back the memory of all that comes after it.
+    fn take_back(&self, used: &mut Vec<Bytes>) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut place = 0;
+        while let Some(buffer) = used.get(place) {
+            if !buffer.is_unique() {
+                place += 1;
+                continue;
             }
+            idle.extend(used.swap_remove(place).try_into_mut());
         }
     }
 }
@@ -299,13 +302,13 @@ fn write_image(
 ) -> Result<Written> {
     let MoveTarget { image, ranges } = target;
     let mut file = ImageFile::new(image, ranges.map(RangesFile::new));
-    let mut used = VecDeque::new();
+    let mut used = Vec::new();
     while let Some(block) = blocks.blocking_recv() {
         match block {
             Block::Zero(extent) => writer.zero(extent)?,
             Block::Clusters(offset, clusters, read) => {
                 push_clusters(&mut writer, &mut file, offset, clusters, progress)?;
-                used.push_back(read);
+                used.push(read);
             }
         }
         if writer.pending() >= APPEND {
@@ -354,6 +357,27 @@ mod tests {
         let ranges =
             ranges.iter().map(|&(o, l)| Extent::new(o * CLUSTER_SIZE, l * CLUSTER_SIZE).unwrap()).collect();
         ExtentList::checked(ranges, CAPACITY).unwrap()
+    }
+
+    #[test]
+    fn memory_comes_back_although_a_cluster_waits() {
+        let (pool, mut used) = (BufferPool::default(), Vec::new());
+        let filled = || {
+            let mut buffer = pool.take();
+            buffer.resize(REQUEST, 1);
+            buffer.freeze()
+        };
+        let first = filled();
+        let waiting = first.slice(..10);
+        used.push(first);
+        for _ in 0..100 {
+            used.push(filled());
+            pool.take_back(&mut used);
+        }
+        assert_eq!((used.len(), pool.idle.lock().unwrap().len()), (1, 1));
+        drop(waiting);
+        pool.take_back(&mut used);
+        assert!(used.is_empty());
     }
 
     #[test]

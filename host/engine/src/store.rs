@@ -73,14 +73,7 @@ impl ObjectStore {
     /// empty repository.
     pub(crate) async fn over(name: String, mut target: StorageTarget) -> Result<Self> {
         let watched = target.watch_space().await?;
-        if let Some(folder) = &watched {
-            let mark = folder.join(REPOSITORY_MARK);
-            if !mark.is_file() {
-                let message =
-                    format!("repository '{name}': {} is missing; is the folder mounted?", mark.display());
-                return Err(Error::new(ErrorKind::Unavailable, message));
-            }
-        }
+        check_mark(watched.as_deref())?;
         Ok(Self { name, target, watched, throttle: Throttle::default() })
     }
 
@@ -113,6 +106,7 @@ impl ObjectStore {
     /// Gives a sealed object its name.
     pub(crate) async fn publish(&mut self, sealed: SealedObject) -> Result<()> {
         let SealedObject { key, token, .. } = sealed;
+        self.check_mounted()?;
         for operation in self.target.finish(&key, &token, &[]).await? {
             self.execute(operation).await?;
         }
@@ -136,8 +130,14 @@ impl ObjectStore {
     ///
     /// This is the host's own doing, between two places that the plugin names for reading: no plugin plans it.
     pub(crate) async fn replace(&mut self, from: &str, to: &str) -> Result<bool> {
+        self.check_mounted()?;
         let (from, to) = (self.place(from).await?, self.place(to).await?);
         blocking("replacing an object", move || folder::replace(&from, &to)).await
+    }
+
+    /// An error where the repository is not there any more: a job may be long, and the folder unmounted meanwhile.
+    pub(crate) fn check_mounted(&self) -> Result<()> {
+        check_mark(self.watched.as_deref())
     }
 
     /// What may still be stored; none where nobody knows.
@@ -237,6 +237,7 @@ impl ObjectStore {
 
     async fn execute(&mut self, operation: Operation) -> Result<()> {
         let Operation::File(operation) = operation else { return Err(self.no_http()) };
+        self.check_mounted()?;
         let FileOperation { action, folder, path, to } = operation;
         let place = Location { folder, path };
         blocking("carrying out a storage operation", move || match (action, to) {
@@ -425,4 +426,14 @@ fn checked(operation: FileOperation, expected: FileAction) -> Result<Location> {
         return Err(Error::new(ErrorKind::Plugin, message));
     }
     Ok(Location { folder, path })
+}
+
+/// An empty mount point bears no mark, and is no repository.
+fn check_mark(folder: Option<&Path>) -> Result<()> {
+    let Some(mark) = folder.map(|folder| folder.join(REPOSITORY_MARK)) else { return Ok(()) };
+    if mark.is_file() {
+        return Ok(());
+    }
+    let message = format!("{} is missing; is the repository's folder mounted?", mark.display());
+    Err(Error::new(ErrorKind::Unavailable, message))
 }

@@ -157,8 +157,9 @@ async fn conclude(
     let whole: Vec<BackupId> =
         ancestry.iter().map(|backup| backup.id).filter(|id| !damaged.contains(id)).collect();
     let damaged: Vec<BackupId> = damaged.into_iter().collect();
+    let read = ancestry.iter().map(|backup| (backup.id, backup.consolidated_at)).collect();
     let verification =
-        Verification { level, at: UtcMillis::now(), whole: whole.clone(), damaged: damaged.clone() };
+        Verification { level, at: UtcMillis::now(), whole: whole.clone(), damaged: damaged.clone(), read };
     let changes = job.shared.catalog.record_verification(&verification).await?;
     tell(job, level, &changes).await;
     let document = json!({

@@ -83,8 +83,13 @@ fn middle_out(chain: &[Backup]) -> ChainChange {
 async fn a_merge_changes_the_chain_and_dooms_what_it_leaves(fixture: Fixture) {
     let (catalog, lease) = (&fixture.catalog, fixture.lease().await);
     let chain = chain(&fixture, 4).await;
-    let verified =
-        Verification { level: VerifyLevel::Deep, at: START, whole: vec![chain[2].id], damaged: vec![] };
+    let verified = Verification {
+        level: VerifyLevel::Deep,
+        at: START,
+        whole: vec![chain[2].id],
+        damaged: vec![],
+        read: [].into(),
+    };
     catalog.record_verification(&verified).await.unwrap();
     catalog.set_pinned(chain[2].id, true).await.unwrap();
     let change = middle_out(&chain);

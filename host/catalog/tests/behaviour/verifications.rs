@@ -6,10 +6,15 @@ use tidemark_model::{BackupId, BackupStatus, VerifyLevel};
 use crate::engines::{Fixture, START, backup};
 use crate::on_both_engines;
 
-on_both_engines!(only_what_is_named_is_marked, only_as_thorough_a_verification_clears, many_at_once);
+on_both_engines!(
+    only_what_is_named_is_marked,
+    only_as_thorough_a_verification_clears,
+    what_a_merge_rewrote_meanwhile_is_passed_over,
+    many_at_once
+);
 
 fn verification(level: VerifyLevel, whole: &[BackupId], damaged: &[BackupId]) -> Verification {
-    Verification { level, at: START, whole: whole.to_vec(), damaged: damaged.to_vec() }
+    Verification { level, at: START, whole: whole.to_vec(), damaged: damaged.to_vec(), read: [].into() }
 }
 
 async fn only_what_is_named_is_marked(fixture: Fixture) {
@@ -69,6 +74,26 @@ async fn only_as_thorough_a_verification_clears(fixture: Fixture) {
     // The quick one reads no data: it says nothing about when all was last seen good.
     catalog.record_verification(&quick).await.unwrap();
     assert_eq!(catalog.backup(full.id).await.unwrap().verified_level, Some(VerifyLevel::Full));
+}
+
+async fn what_a_merge_rewrote_meanwhile_is_passed_over(fixture: Fixture) {
+    let catalog = &fixture.catalog;
+    let (vm, store) = fixture.protected_vm().await;
+    let mut full = backup(&vm, &store, None, 0);
+    full.consolidated_at = Some(START);
+    catalog.import_backup(&full).await.unwrap();
+    for (whole, damaged) in [(vec![full.id], vec![]), (vec![], vec![full.id])] {
+        let read = [(full.id, None)].into();
+        let stale = Verification { level: VerifyLevel::Deep, at: START, whole, damaged, read };
+        assert_eq!(catalog.record_verification(&stale).await.unwrap(), StatusChanges::default());
+        let seen = catalog.backup(full.id).await.unwrap();
+        assert_eq!((seen.status, seen.verified_at), (BackupStatus::Completed, None));
+        let read = [(full.id, Some(START))].into();
+        let fresh = Verification { read, damaged: vec![], whole: vec![full.id], ..stale };
+        catalog.record_verification(&fresh).await.unwrap();
+        assert_eq!(catalog.backup(full.id).await.unwrap().verified_at, Some(START));
+        fixture.raw("UPDATE backups SET verified_at = NULL, verified_level = NULL").await.unwrap();
+    }
 }
 
 async fn many_at_once(fixture: Fixture) {

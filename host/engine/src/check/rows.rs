@@ -76,7 +76,8 @@ impl Check<'_> {
         };
         let damaged: Vec<BackupId> = affected.iter().filter(whole).copied().collect();
         let (level, at) = (VerifyLevel::Quick, UtcMillis::now());
-        let verification = Verification { level, at, whole: Vec::new(), damaged };
+        let read = self.rows.iter().map(|row| (row.id, row.consolidated_at)).collect();
+        let verification = Verification { level, at, whole: Vec::new(), damaged, read };
         self.job.shared.catalog.record_verification(&verification).await?;
         Ok(())
     }

@@ -6,16 +6,20 @@ use tidemark_model::RepositoryId;
 
 use crate::chain;
 use crate::engine::Shared;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::store::ObjectStore;
 
 /// Finishes the names of every merge in a repository whose transaction stands.
 pub(crate) async fn settle(shared: &Shared, store: &mut ObjectStore, id: RepositoryId) -> Result<usize> {
     let staged = shared.catalog.staged_backups(id).await?;
+    let mut outcome = Ok(staged.len());
     for backup in &staged {
-        settle_one(shared, store, backup).await?;
+        // One that cannot be settled does not keep the others waiting, but whoever would delete after this must not.
+        if let Err(error) = settle_one(shared, store, backup).await {
+            outcome = outcome.and(Err(error));
+        }
     }
-    Ok(staged.len())
+    outcome
 }
 
 /// Images first, then the manifest: an import that finds a manifest under its final name finds its images so, too.
@@ -25,10 +29,14 @@ async fn settle_one(shared: &Shared, store: &mut ObjectStore, backup: &Backup) -
         if store.replace(staged, &disk.object_key).await? {
             continue;
         }
-        // Somebody else was quicker, or the merged object is lost: then a verification will say so.
+        // Somebody else was quicker, or the merged object is not to be seen now. Its name is not forgotten then: it may
+        // come back, and nothing it replaces is deleted before.
         let found = chain::object_size(store, disk).await?;
         if found != Some(disk.stored) && is_current(shared, backup).await? {
-            tracing::error!(object = disk.object_key, backup = %backup.id, "a merged object is under neither of its names");
+            return Err(Error::damaged(format!(
+                "the merged object {} of backup {} is under neither of its names ({staged})",
+                disk.object_key, backup.id
+            )));
         }
     }
     if let Some(staged) = &backup.staged_manifest_key {

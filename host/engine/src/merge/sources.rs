@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::Progress;
 use crate::chain::{self, LayerFile};
 use crate::engine::Shared;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, is_bad_medium};
 use crate::store::{self, ObjectStore};
 
 /// How much is read at a time.
@@ -210,13 +210,18 @@ pub(super) fn digest_of(
         if cancel.is_cancelled() {
             return Err(Error::cancelled());
         }
-        match file.read_at(&mut buffer, at).map_err(|e| Error::damaged(format!("cannot be read: {e}")))? {
-            0 => return Ok(hasher.finalize().to_hex().to_string()),
-            count => {
+        match file.read_at(&mut buffer, at) {
+            Ok(0) => return Ok(hasher.finalize().to_hex().to_string()),
+            Ok(count) => {
                 hasher.update(&buffer[..count]);
                 at += count as u64;
                 read.fetch_add(count as u64, Ordering::Relaxed);
             }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) if is_bad_medium(&error) => {
+                return Err(Error::damaged(format!("cannot be read: {error}")));
+            }
+            Err(error) => return Err(Error::io("reading a source of a merge", error)),
         }
     }
 }

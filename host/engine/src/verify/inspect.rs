@@ -13,9 +13,8 @@ use tidemark_qcow2::{CLUSTER_SIZE, Image, ReadAt};
 use super::finding::Kind;
 use super::objects::Link;
 use super::ranges::DamagedRanges;
-use super::reading::is_bad_medium;
 use super::scan::{Layer, Work};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, is_bad_medium};
 use crate::ranges::RangeIndex;
 
 /// A file, or why it could not be opened.

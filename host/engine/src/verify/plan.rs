@@ -8,10 +8,9 @@ use std::sync::{Mutex, PoisonError};
 use tidemark_model::{ByteLen, Extent, GuestOffset};
 use tidemark_qcow2::{CLUSTER_SIZE, ErrorKind as ImageError, StoredClusters, StoredKind};
 
-use super::reading::is_bad_medium;
 use super::scan::{Depth, Flaw, Found, Layer};
 use super::tree::WINDOW;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, is_bad_medium};
 use crate::ranges::{RangeDigest, RangeScan};
 
 /// Clusters known ahead of the windows: 4 GiB of the guest; few in tests, so that images there are out of order too.

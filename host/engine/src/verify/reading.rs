@@ -1,16 +1,16 @@
 //! Reads of whole windows that leave the page cache as they found it: what was there stays, what was not goes again.
 //! A sector that the medium cannot give is a finding, not the end of the work.
 
-use std::error::Error as StdError;
 use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt as _;
 
 use rustix::fs::Advice;
-use rustix::io::{Errno, ReadWriteFlags};
+use rustix::io::ReadWriteFlags;
 
 use crate::digest::LEAF_LEN;
+use crate::error::is_bad_medium;
 
 /// Fills `buffer` from `offset` on and answers the offsets, within it, of the clusters that could not be read; they
 /// are zeros.
@@ -55,22 +55,10 @@ fn read_piecewise(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<Vec
     Ok(unreadable)
 }
 
-/// Whether an error, or what caused it, says that the stored bytes themselves cannot be had.
-pub(super) fn is_bad_medium(error: &(dyn StdError + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(io) = error.downcast_ref::<io::Error>() {
-            let lost = io.kind() == io::ErrorKind::UnexpectedEof;
-            return lost || io.raw_os_error() == Some(Errno::IO.raw_os_error());
-        }
-        cause = error.source();
-    }
-    false
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::io::Errno;
 
     #[test]
     fn a_window_is_read_whether_or_not_it_is_in_memory() {
