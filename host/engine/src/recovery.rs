@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use tidemark_catalog::{Job, JobOutcome, Lease};
+use tidemark_catalog::{Job, JobOutcome, JobStep, Lease};
 use tidemark_model::{BackupId, JobKind, UtcMillis};
 use tidemark_plugins::Connector;
 use tokio_util::task::AbortOnDropHandle;
@@ -23,7 +23,7 @@ use crate::{backup, delete, merge, plugins};
 
 /// How often expired leases are looked for.
 const WATCH: Duration = Duration::from_secs(10);
-/// A job that could not be recovered for so long, in milliseconds, ends with what is left named.
+/// A job that could not be recovered for so long after the first try, in milliseconds, ends with what is left named.
 const GIVE_UP_AFTER_MS: i64 = 24 * 3600 * 1000;
 /// The key of a snapshot that brings change tracking into effect (`sdk/wit/connector.wit`).
 const CONNECTOR_SNAPSHOT: &str = "enable-change-tracking";
@@ -68,7 +68,7 @@ pub(crate) async fn recover(shared: Arc<Shared>, job: Job, lease: Lease) {
     let outcome = settle(&shared, &job, &lease).await;
     match outcome {
         Ok(outcome) => record_end(&shared, &job, &lease, outcome).await,
-        Err(error) if UtcMillis::now().0 - job.started_at.unwrap_or(job.created_at).0 > GIVE_UP_AFTER_MS => {
+        Err(error) if tried_long_enough(&shared, &job).await => {
             tracing::error!(job_id = %job.id, error = %error.chain(), "giving up on recovering a job");
             let message = format!("interrupted, and what it left could not be removed: {}", error.chain());
             let error_json = json!({ "kind": error.kind().as_str(), "message": message }).to_string();
@@ -90,8 +90,24 @@ async fn keep(shared: Arc<Shared>, lease: Lease) {
     }
 }
 
+/// Whether a job's recovery has been tried for so long that it is not tried again. Counted from the first try, not
+/// from the job's start: a host that was down for days has tried nothing yet.
+async fn tried_long_enough(shared: &Shared, job: &Job) -> bool {
+    let steps = shared.catalog.steps(job.id).await.unwrap_or_default();
+    first_try(&steps).is_some_and(|first| UtcMillis::now().0 - first.0 > GIVE_UP_AFTER_MS)
+}
+
+/// When a job's recovery was tried first; none where it was not.
+fn first_try(steps: &[JobStep]) -> Option<UtcMillis> {
+    steps.iter().find(|step| step.name == Step::Recovering.name()).map(|step| step.recorded_at)
+}
+
 async fn settle(shared: &Arc<Shared>, job: &Job, lease: &Lease) -> Result<JobOutcome> {
-    let left = Leftovers::from_steps(&shared.catalog.steps(job.id).await?)?;
+    let steps = shared.catalog.steps(job.id).await?;
+    if first_try(&steps).is_none() {
+        shared.record(lease, &Step::Recovering).await?;
+    }
+    let left = Leftovers::from_steps(&steps)?;
     if job.kind == JobKind::Backup {
         if let Some(stored) = known_backup(shared, backup::backup_id(job)?).await? {
             let mut warnings = vec!["the host was interrupted after the backup was complete".to_owned()];
@@ -253,4 +269,28 @@ pub(crate) async fn record_end(shared: &Shared, job: &Job, lease: &Lease, outcom
 fn payload(job: &Job) -> Result<BackupPayload> {
     serde_json::from_str(&job.payload_json)
         .map_err(|e| Error::damaged(format!("the payload of job {}: {e}", job.id)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(step: &Step, recorded_at: i64) -> JobStep {
+        JobStep {
+            sequence: recorded_at,
+            epoch: 1,
+            name: step.name().to_owned(),
+            detail_json: step.to_json().unwrap(),
+            recorded_at: UtcMillis(recorded_at),
+        }
+    }
+
+    #[test]
+    fn patience_with_a_dead_job_counts_from_the_first_try_to_recover_it() {
+        let begun = step(&Step::MergePublishing, 1);
+        assert_eq!(first_try(std::slice::from_ref(&begun)), None);
+        let tried = [begun, step(&Step::Recovering, 500), step(&Step::Recovering, 900)];
+        assert_eq!(first_try(&tried), Some(UtcMillis(500)));
+        assert_eq!(Leftovers::from_steps(&tried).unwrap(), Leftovers::default());
+    }
 }

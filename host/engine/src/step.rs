@@ -80,6 +80,8 @@ pub(crate) enum Step {
     ChainRenaming,
     /// All names are final; objects that nobody needs any more may be gone.
     ChainSweeping,
+    /// The job's process died, and what it left is looked for from now on.
+    Recovering,
     /// The job failed of this, and undoing it is not complete.
     Failed { kind: String, message: String },
 }
@@ -125,6 +127,7 @@ impl Step {
             Self::ChainCommitting(_) => "chain-committing",
             Self::ChainRenaming => "chain-renaming",
             Self::ChainSweeping => "chain-sweeping",
+            Self::Recovering => "recovering",
             Self::Failed { .. } => "failed",
         }
     }
@@ -171,7 +174,7 @@ impl Leftovers {
             Step::ChainCommitting(change) => self.change = Some(change),
             Step::MergePublishing | Step::ChainRenaming | Step::ChainSweeping => {}
             Step::Failed { kind, message } => self.failure = Some((kind, message)),
-            Step::Planned { .. } | Step::SnapshotRemoving { .. } => {}
+            Step::Planned { .. } | Step::SnapshotRemoving { .. } | Step::Recovering => {}
         }
     }
 }
