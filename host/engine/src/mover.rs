@@ -18,7 +18,7 @@ use tidemark_model::{ByteLen, Extent, ExtentList, GuestOffset};
 use tidemark_qcow2::{
     CLUSTER_SIZE, ClusterEncoder, Compression, EncodedCluster, FinishedImage, ImageSpec, ImageWriter,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
@@ -27,8 +27,12 @@ use crate::ranges::RangeDigest;
 use crate::source::Source;
 use crate::store::{PendingObject, aligned_memory};
 
-/// The longest read: `qemu-nbd` faults on every buffer of 2 MiB and more, and smaller ones cost less memory in flight.
-const REQUEST: usize = 512 << 10;
+/// The longest read: `qemu-nbd` faults on every buffer of 2 MiB and more, and shorter ones wake more tasks.
+const REQUEST: usize = 1 << 20;
+/// Bytes of reads in flight, however few or many requests that are.
+const IN_FLIGHT: usize = 8 << 20;
+/// The grain in which bytes in flight are counted: a cluster.
+const GRAIN: usize = 64 << 10;
 /// Output is appended in pieces of about this size.
 const APPEND: usize = 1 << 20;
 /// Encoded requests that may wait for the writer.
@@ -66,7 +70,7 @@ impl MovePlan {
 /// How hard to try.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MoveTuning {
-    /// Reads in flight.
+    /// Requests in flight at the most; fewer where they are long.
     pub(crate) reads: usize,
     /// Encoding threads.
     pub(crate) encoders: usize,
@@ -174,11 +178,13 @@ async fn feed(
     progress: &MoveProgress,
     sender: mpsc::Sender<Block>,
 ) -> Result<Fed> {
+    let budget = &Semaphore::new(IN_FLIGHT / GRAIN);
     let mut blocks = stream::iter(work)
         .map(|item| async move {
             match item {
                 Work::Zero(extent) => Ok((extent, None)),
                 Work::Read(extent) => {
+                    let _share = budget.acquire_many(grains(extent.length)).await;
                     source.read(extent, memory.take()).await.map(|bytes| (extent, Some(bytes)))
                 }
             }
@@ -200,6 +206,12 @@ async fn feed(
         }
     }
     Ok(Fed::All)
+}
+
+/// What a read takes of the budget.
+fn grains(length: ByteLen) -> u32 {
+    let most = u32::try_from(IN_FLIGHT / GRAIN).unwrap_or(1);
+    u32::try_from(length.0.div_ceil(GRAIN as u64)).map_or(most, |grains| grains.min(most))
 }
 
 /// Reads cut to requests, with the zero ranges between them, by ascending offset.

@@ -77,13 +77,13 @@ pub struct ClientOptions {
 }
 
 impl ClientOptions {
-    /// The usual options: up to four connections of 16 requests each, `base:allocation`, reconnecting.
+    /// The usual options: a connection for each core, two to four, of 16 requests each, `base:allocation`, reconnecting.
     #[must_use]
     pub fn new(uri: NbdUri) -> Self {
         Self {
             uri,
             tls: None,
-            connections: 4,
+            connections: connections(),
             in_flight: 16,
             contexts: vec![BASE_ALLOCATION.to_owned()],
             reconnect: ReconnectPolicy::default(),
@@ -91,6 +91,11 @@ impl ClientOptions {
             request_timeout: Duration::from_secs(60),
         }
     }
+}
+
+/// More than there are cores only cost switches between tasks; one alone would leave the server's other cores idle.
+fn connections() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4)
 }
 
 /// What was negotiated for an export.
