@@ -54,6 +54,6 @@ pub use requests::{
 pub use secrets::KEY_VARIABLE;
 pub use space::RepositorySpace;
 pub use store::FileSystemSpace;
-pub use tidemark_plugins::{Finding, PowerState, Severity, VirtualDisk, VirtualMachine};
+pub use tidemark_plugins::{Finding, Severity, VirtualDisk, VirtualMachine};
 pub use tokens::ADMIN_TOKEN_FILE;
 pub use verify::{VerifyChainOptions, VerifyChainReport, verify_chain};

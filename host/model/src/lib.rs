@@ -7,6 +7,7 @@ mod backup;
 mod extent;
 mod id;
 mod job;
+mod policy;
 mod time;
 mod vm;
 
@@ -17,5 +18,9 @@ pub use backup::{
 pub use extent::{ByteLen, Extent, ExtentError, ExtentList, GuestOffset, HostOffset};
 pub use id::{BackupId, ConnectorId, DiskId, IdParseError, JobId, MountId, RepositoryId, TokenId, VmId};
 pub use job::{JobDenied, JobEvent, JobKind, JobState, ParseJobError};
+pub use policy::{
+    Candidate, CandidateDisk, History, KeepVerdict, ParsePolicyKindError, PlanDecision, PlanType,
+    PolicyContext, PolicyKind, Ranks, RetentionPoint, Selection,
+};
 pub use time::UtcMillis;
 pub use vm::{DiskKey, slug};

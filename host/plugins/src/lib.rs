@@ -45,9 +45,7 @@ pub use manifest::{
     attach_manifest, digest, read_manifest,
 };
 pub use offered::disk::{DiskRead, ReadOnlyDisk};
-pub use policy::{
-    Candidate, History, KeepVerdict, PlanDecision, PlanType, Point, Policy, PolicyContext, Ranks, Selection,
-};
+pub use policy::Policy;
 pub use runtime::{Plugin, Runtime, RuntimeOptions};
 pub use secrets::Secrets;
 pub use session::Session;

@@ -239,6 +239,7 @@ pub(crate) fn describe(
             guest_os: machine.guest_os.clone(),
             folder: folder.join("/"),
             tags: machine.tags.iter().cloned().chain(custom).collect(),
+            datastores: machine.datastore_names(),
             disks: machine.disks.iter().map(crate::machine::Disk::to_contract).collect(),
             change_tracking: machine.tracking,
             not_protected: machine.not_protected(),

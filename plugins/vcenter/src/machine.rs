@@ -1,5 +1,7 @@
 //! A virtual machine as its properties describe it: disks, snapshots, and why something cannot be backed up.
 
+use std::collections::BTreeSet;
+
 use tidemark_plugin::connector::{PowerState, VirtualDisk};
 use tidemark_plugin::{Error, Result};
 
@@ -146,6 +148,13 @@ impl Disk {
 }
 
 impl Machine {
+    /// The datastores that its disks lie on, as the paths of their files name them.
+    pub(crate) fn datastore_names(&self) -> Vec<String> {
+        let named = |disk: &Disk| Some(disk.file.strip_prefix('[')?.split_once(']')?.0.to_owned());
+        let names: BTreeSet<String> = self.disks.iter().filter_map(named).collect();
+        names.into_iter().collect()
+    }
+
     pub(crate) fn parse(object: &Object) -> Result<Self> {
         let devices = object.get("config.hardware.device");
         let mut snapshots = Vec::new();

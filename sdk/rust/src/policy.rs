@@ -28,7 +28,8 @@ pub mod bindings {
 }
 
 pub use bindings::exports::tidemark::plugin::decisions::{
-    BackupPlan, Candidate, Context, Guest as Policy, History, KeepVerdict, PlanType, Point, Ranks, Selection,
+    BackupPlan, Candidate, CandidateDisk, Context, Guest as Policy, History, KeepVerdict, PlanType, Point,
+    Ranks, Selection,
 };
 
 /// Makes a type that is a [`Policy`] the component's export.

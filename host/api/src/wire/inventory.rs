@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tidemark_catalog::Vm;
-use tidemark_engine::{Finding, PowerState, Severity, VirtualDisk, VirtualMachine};
+use tidemark_engine::{Finding, Severity, VirtualDisk, VirtualMachine};
 
 use super::{json_value, rfc3339};
 use crate::extract::KeptBody;
@@ -65,6 +65,8 @@ pub struct DiscoveredVm {
     pub folder: String,
     /// Its tags.
     pub tags: Vec<String>,
+    /// The datastores that its disks lie on.
+    pub datastores: Vec<String>,
     /// Its disks.
     pub disks: Vec<DiscoveredDisk>,
     /// Whether changed block tracking is on.
@@ -109,23 +111,19 @@ impl From<VirtualMachine> for DiscoveredVm {
             guest_os,
             folder,
             tags,
+            datastores,
             disks,
             change_tracking,
             not_protected,
         } = vm;
-        let power_state = match power {
-            PowerState::On => "on",
-            PowerState::Off => "off",
-            PowerState::Suspended => "suspended",
-            PowerState::Unknown => "unknown",
-        };
         Self {
             key,
             name,
-            power_state: power_state.to_owned(),
+            power_state: power.as_str().to_owned(),
             guest_os,
             folder,
             tags,
+            datastores,
             disks: disks.into_iter().map(DiscoveredDisk::from).collect(),
             change_tracking,
             not_protected,

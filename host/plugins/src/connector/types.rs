@@ -27,6 +27,19 @@ pub enum PowerState {
     Unknown,
 }
 
+impl PowerState {
+    /// The word that the catalog, the API and policies use.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::On => "on",
+            Self::Suspended => "suspended",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// A disk in the inventory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VirtualDisk {
@@ -55,6 +68,8 @@ pub struct VirtualMachine {
     pub folder: String,
     /// Its tags.
     pub tags: Vec<String>,
+    /// The datastores that its disks lie on.
+    pub datastores: Vec<String>,
     /// Its disks.
     pub disks: Vec<VirtualDisk>,
     /// Whether changes are tracked.
@@ -162,6 +177,7 @@ pub(super) fn machine(
         guest_os,
         folder,
         tags,
+        datastores,
         disks,
         change_tracking,
         not_protected,
@@ -190,6 +206,7 @@ pub(super) fn machine(
         hv::PowerState::Unknown => PowerState::Unknown,
     };
     let tags = guest.bounded(operation, tags)?;
+    let datastores = guest.bounded(operation, datastores)?;
     Ok(VirtualMachine {
         key,
         name,
@@ -197,6 +214,7 @@ pub(super) fn machine(
         guest_os,
         folder,
         tags,
+        datastores,
         disks: checked,
         change_tracking,
         not_protected,

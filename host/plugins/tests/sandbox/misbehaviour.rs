@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tidemark_model::{ByteLen, ChangeId, DiskKey, UtcMillis};
-use tidemark_plugins::{
-    Connector, Error, ErrorKind, KeepVerdict, Limits, Point, PolicyContext, Ranks, Session, Since, Transport,
+use tidemark_model::{
+    BackupId, BackupType, ByteLen, ChangeId, DiskKey, KeepVerdict, PolicyContext, Ranks, RetentionPoint,
+    UtcMillis,
 };
+use tidemark_plugins::{Connector, Error, ErrorKind, Limits, Session, Since, Transport};
 
 use crate::guests::{Lab, policy_bytes, quick, runtime};
 
@@ -198,21 +199,23 @@ async fn a_transport_needs_its_grant() {
 async fn a_policy_is_bounded_and_its_gaps_keep() {
     let runtime = runtime(Limits { policy_fuel: 5_000_000, ..Limits::default() });
     let plugin = runtime.load(policy_bytes()).await.unwrap();
-    let point = |id: &str| Point {
-        id: id.into(),
+    let point = |size: u64| RetentionPoint {
+        id: BackupId::random(),
         created_at: UtcMillis(0),
         age_days: 1.5,
         rank: Ranks::default(),
-        backup_type: "full".into(),
+        backup_type: BackupType::Full,
         verified: true,
+        damaged: false,
         pinned: false,
-        size_bytes: 1,
+        size: ByteLen(size),
     };
-    let points = [point("keep-1"), point("go-1"), point("forget-1")];
+    let points = [point(1), point(2), point(3)];
     let context = |settings: &str| PolicyContext {
         now: UtcMillis(0),
         time_zone: "UTC".into(),
         settings_json: settings.into(),
+        vm: None,
     };
     let mut policy = runtime.policy(&plugin, Session::bare("simulation")).await.unwrap();
     let verdicts = policy.retain(&points, &context("{}")).await.unwrap();

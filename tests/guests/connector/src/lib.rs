@@ -40,6 +40,7 @@ fn machine(number: usize) -> VirtualMachine {
         guest_os: "none".into(),
         folder: "/".into(),
         tags: vec![],
+        datastores: vec![],
         disks: vec![VirtualDisk {
             key: DISK.into(),
             label: "Hard disk 1".into(),

@@ -1,4 +1,4 @@
-//! A policy that keeps points whose id starts with `keep`, forgets those that start with `forget`, invents one, and
+//! A policy that keeps points of one byte, lets those of two go, says nothing of larger ones, invents a point, and
 //! loops where the settings say `loop`.
 
 wit_bindgen::generate!({ path: "../../../sdk/wit", world: "policy" });
@@ -24,9 +24,9 @@ impl Guest for Policy {
         }
         let mut verdicts: Vec<KeepVerdict> = points
             .into_iter()
-            .filter(|point| !point.id.starts_with("forget"))
+            .filter(|point| point.size_bytes <= 2)
             .map(|point| KeepVerdict {
-                reason: point.id.starts_with("keep").then(|| "asked".into()),
+                reason: (point.size_bytes == 1).then(|| "asked".into()),
                 id: point.id,
             })
             .collect();
