@@ -16,7 +16,7 @@ use crate::crash::{RECOVERY, dies_at};
 use crate::disks;
 
 /// Every step that a change of a chain records, in order, and whether the change stands then.
-const STEPS: [(&str, bool); 5] = [
+pub(crate) const STEPS: [(&str, bool); 5] = [
     ("merge-begun", false),
     ("merge-publishing", false),
     ("chain-committing", false),

@@ -12,7 +12,7 @@ use tidemark_tests::site::{Site, SiteOptions, VM};
 use crate::disks::{self, MIB};
 
 /// Every step that a backup records before its effect, in order.
-const STEPS: [&str; 8] = [
+pub(crate) const STEPS: [&str; 8] = [
     "pinned",
     "snapshot-requested",
     "snapshot-taken",

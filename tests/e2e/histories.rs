@@ -20,27 +20,13 @@ use tidemark_tests::server::{Server, ServerOptions};
 use tidemark_tests::site::{REPOSITORY, Site, SiteOptions, VM};
 
 use crate::disks::MIB;
+use crate::{chain_crash, crash};
 
 const SEED: u64 = 3;
 const STEPS: u32 = 45;
 /// What a server that is killed again and again may say.
 const COMPLAINTS: &[&str] = &["recover", "interrupted", "undo", "lease", "abort", "the chain"];
 const LONG: Duration = Duration::from_secs(120);
-
-/// Where the process dies during a backup.
-const BACKUP_STEPS: [&str; 8] = [
-    "pinned",
-    "snapshot-requested",
-    "snapshot-taken",
-    "planned",
-    "objects-begun",
-    "publishing",
-    "committing",
-    "snapshot-removing",
-];
-/// Where it dies while a chain is changed.
-const CHAIN_STEPS: [&str; 5] =
-    ["merge-begun", "merge-publishing", "chain-committing", "chain-renaming", "chain-sweeping"];
 
 /// The product beside what it must give back.
 struct History {
@@ -134,18 +120,18 @@ impl History {
             Event::Synthesize => self.synthesize(),
             Event::Verify => self.verify(),
             Event::DieInBackup => {
-                let step = *BACKUP_STEPS.choose(&mut self.random).context("a step")?;
+                let step = *crash::STEPS.choose(&mut self.random).context("a step")?;
                 let body = json!({"vm_name": VM, "repository_id": REPOSITORY, "backup_type": "auto"});
                 self.dies(step, "/api/v1/backups", &body)
             }
             Event::DieInDeletion => {
                 let Some(doomed) = self.some_backups()? else { return Ok(()) };
-                let step = *CHAIN_STEPS.choose(&mut self.random).context("a step")?;
+                let (step, _) = *chain_crash::STEPS.choose(&mut self.random).context("a step")?;
                 self.dies(step, "/api/v1/backups/actions/delete", &json!({ "backup_ids": doomed }))
             }
             Event::DieInSynthesis => {
                 let Some(id) = self.an_incremental()? else { return Ok(()) };
-                let step = *CHAIN_STEPS.choose(&mut self.random).context("a step")?;
+                let (step, _) = *chain_crash::STEPS.choose(&mut self.random).context("a step")?;
                 self.dies(step, &format!("/api/v1/backups/{id}/actions/synthesize"), &json!({}))
             }
         }

@@ -1,7 +1,7 @@
 //! Moves one NBD export into one QCOW2 file with its range digests, exactly as a backup does, without a job, a
 //! plugin or a catalog. This is what the benchmarks time beside other tools.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tidemark_model::{ByteLen, ExtentList};
@@ -13,7 +13,7 @@ use crate::engine::Limits;
 use crate::error::Result;
 use crate::mover::{self, MovePlan, MoveTarget, MoveTuning};
 use crate::source::{Source, SourceOptions};
-use crate::store::{self, Location, PendingObject};
+use crate::store::{LocalFile, PendingObject};
 
 /// What to copy, and how.
 #[derive(Debug, Clone)]
@@ -67,7 +67,7 @@ pub async fn copy_disk(options: CopyOptions) -> Result<CopyReport> {
     let compression = limits.zstd_level.map_or(Compression::None, |level| Compression::Zstd { level });
     let spec = ImageSpec { virtual_size: source.size(), compression, backing };
     let tuning = MoveTuning { reads: limits.reads.max(1), encoders: limits.encoders.max(1) };
-    let [image, ranges] = [Unfinished::new(&to)?, Unfinished::new(&to.with_extension("digests"))?];
+    let [image, ranges] = [LocalFile::new(&to)?, LocalFile::new(&to.with_extension("digests"))?];
     let target = MoveTarget {
         image: PendingObject::local(image.partial.clone())?,
         ranges: Some(PendingObject::local(ranges.partial.clone())?),
@@ -84,26 +84,9 @@ pub async fn copy_disk(options: CopyOptions) -> Result<CopyReport> {
             Ok(CopyReport { read: moved.read, stored, moved_ms: moved.moved_ms })
         }
         Err(error) => {
-            store::remove_local(ranges.partial).await?;
-            store::remove_local(image.partial).await?;
+            ranges.discard().await?;
+            image.discard().await?;
             Err(error)
         }
-    }
-}
-
-/// A file that has its name once it is whole.
-struct Unfinished {
-    partial: Location,
-    name: String,
-}
-
-impl Unfinished {
-    fn new(path: &Path) -> Result<Self> {
-        let Location { folder, path: name } = Location::of(path)?;
-        Ok(Self { partial: Location { folder, path: format!("{name}.partial") }, name })
-    }
-
-    async fn publish(self) -> Result<()> {
-        store::publish_local(self.partial, self.name).await
     }
 }

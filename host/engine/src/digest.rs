@@ -7,12 +7,20 @@
 //! each is folded as it streams by, and the first cluster joins them at the end. The result is the ordinary digest
 //! that `b3sum` prints. Source of the tree's shape: the BLAKE3 paper, section 2.1.
 
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use blake3::Hasher;
 use blake3::hazmat::{ChainingValue, HasherExt as _, Mode, merge_subtrees_non_root, merge_subtrees_root};
 use tidemark_model::HostOffset;
+use tokio_util::sync::CancellationToken;
 
 /// The length of a leaf, and of the part that comes last, in bytes: one cluster.
 pub(crate) const LEAF_LEN: usize = 65536;
+/// What is read of a file at a time.
+const BLOCK: usize = 1 << 20;
 
 /// The chaining value of up to one cluster that lies at `offset` of a file.
 pub(crate) fn chaining_value(bytes: &[u8], offset: HostOffset) -> ChainingValue {
@@ -20,6 +28,28 @@ pub(crate) fn chaining_value(bytes: &[u8], offset: HostOffset) -> ChainingValue 
     hasher.set_input_offset(offset.0);
     hasher.update(bytes);
     hasher.finalize_non_root()
+}
+
+/// BLAKE3 of a whole file, in hexadecimal; none where it was cancelled. `read` counts the bytes.
+pub(crate) fn of_file(
+    file: &File,
+    read: &AtomicU64,
+    cancel: &CancellationToken,
+) -> io::Result<Option<String>> {
+    let (mut hasher, mut buffer, mut at) = (Hasher::new(), vec![0; BLOCK], 0);
+    while !cancel.is_cancelled() {
+        match file.read_at(&mut buffer, at) {
+            Ok(0) => return Ok(Some(hasher.finalize().to_hex().to_string())),
+            Ok(count) => {
+                hasher.update(&buffer[..count]);
+                at += count as u64;
+                read.fetch_add(count as u64, Ordering::Relaxed);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
 }
 
 /// Hashes a file given cluster by cluster, the second one first and the first one last.

@@ -109,6 +109,24 @@ impl Error {
         Self { kind, message, field: None, source: Some(Box::new(error)), detail: None }
     }
 
+    /// A failure to read what is stored: damage, named by `damage`, or a repository that is away for a moment, named by
+    /// what was being done.
+    pub(crate) fn reading(damage: &str, doing: &str, error: std::io::Error) -> Self {
+        if is_bad_medium(&error) {
+            Self::damaged(format!("{damage}: {error}"))
+        } else {
+            Self::io(doing, error)
+        }
+    }
+
+    /// The words of an error that is the stored bytes' fault; any other ends the job without a verdict.
+    pub(crate) fn into_damage(self) -> Result<String> {
+        match self.kind {
+            ErrorKind::Damaged | ErrorKind::NotFound => Ok(self.chain()),
+            _ => Err(self),
+        }
+    }
+
     /// Puts what was being done in front; the cause keeps its kind.
     #[must_use]
     pub(crate) fn context(self, what: impl fmt::Display) -> Self {

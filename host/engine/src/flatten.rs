@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::engine::Limits;
 use crate::error::{Error, Result};
 use crate::raw;
-use crate::store::{self, Location};
+use crate::store::{self, LocalFile};
 
 /// What to flatten, and how.
 #[derive(Debug, Clone)]
@@ -45,9 +45,8 @@ pub struct FlattenReport {
 pub async fn flatten_chain(options: FlattenOptions) -> Result<FlattenReport> {
     let FlattenOptions { layers, to, limits } = options;
     let begun = Instant::now();
-    let Location { folder, path: name } = Location::of(&to)?;
-    let partial = Location { folder, path: format!("{name}.partial") };
-    let place = partial.clone();
+    let file = LocalFile::new(&to)?;
+    let place = file.partial.clone();
     let flattened = store::blocking("flattening a chain", move || {
         let disk = open(&layers)?;
         let written = AtomicU64::new(0);
@@ -57,12 +56,12 @@ pub async fn flatten_chain(options: FlattenOptions) -> Result<FlattenReport> {
     .await;
     match flattened {
         Ok((capacity, written)) => {
-            store::publish_local(partial, name).await?;
+            file.publish().await?;
             let moved_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
             Ok(FlattenReport { capacity, written, moved_ms })
         }
         Err(error) => {
-            store::remove_local(partial).await?;
+            file.discard().await?;
             Err(error)
         }
     }

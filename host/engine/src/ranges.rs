@@ -18,7 +18,7 @@ use tidemark_model::{GuestOffset, HostOffset};
 use tidemark_qcow2::CLUSTER_SIZE;
 
 use crate::digest::{LEAF_LEN, chaining_value};
-use crate::error::{Error, Result, is_bad_medium};
+use crate::error::{Error, Result};
 
 const MAGIC: &[u8; 16] = b"tidemark-ranges\0";
 const VERSION: u32 = 1;
@@ -151,7 +151,8 @@ impl RangeIndex {
     pub(crate) fn open(file: File) -> Result<Self> {
         let size = file.metadata().map_err(|e| Error::io("range digests", e))?.len();
         let mut header = [0; HEADER_LEN];
-        file.read_exact_at(&mut header, 0).map_err(|e| unreadable("range digests without a header", e))?;
+        file.read_exact_at(&mut header, 0)
+            .map_err(|e| Error::reading("range digests without a header", "reading range digests", e))?;
         let version = u32::from_be_bytes([header[16], header[17], header[18], header[19]]);
         let cluster = u32::from_be_bytes([header[20], header[21], header[22], header[23]]);
         if &header[..16] != MAGIC || version != VERSION || u64::from(cluster) != CLUSTER_SIZE {
@@ -216,7 +217,7 @@ impl RangeIndex {
         let at = HEADER_LEN as u64 + first * RECORD_LEN as u64;
         self.file
             .read_exact_at(&mut bytes, at)
-            .map_err(|e| unreadable("range digests that cannot be read", e))?;
+            .map_err(|e| Error::reading("range digests that cannot be read", "reading range digests", e))?;
         let (records, _) = bytes.as_chunks::<RECORD_LEN>();
         Ok(records.iter().map(parse).collect())
     }
@@ -250,11 +251,6 @@ impl RangeScan<'_> {
             .ok_or_else(|| Error::damaged(format!("a range digest of cluster {cluster}")))?;
         Ok(Some((GuestOffset(guest), digest)))
     }
-}
-
-/// Damage, or a repository that is away for a moment.
-fn unreadable(what: &str, error: std::io::Error) -> Error {
-    if is_bad_medium(&error) { Error::damaged(format!("{what}: {error}")) } else { Error::io(what, error) }
 }
 
 fn parse(record: &[u8; RECORD_LEN]) -> (u64, RangeDigest) {

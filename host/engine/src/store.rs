@@ -8,6 +8,7 @@
 
 mod direct;
 mod folder;
+mod local;
 mod shared;
 mod survey;
 
@@ -33,6 +34,7 @@ pub(crate) use direct::aligned_memory;
 use folder::AppendFile;
 pub use folder::FileSystemSpace;
 pub(crate) use folder::{Location, create_file, open_direct};
+pub(crate) use local::LocalFile;
 pub(crate) use shared::{SharedObject, can_share, nameless};
 
 /// The file that tells a repository's folder from an empty mount point.
@@ -172,9 +174,7 @@ impl ObjectStore {
 
     /// Removes an object in whatever state it is, and what it was made of. Done too where nothing exists.
     pub(crate) async fn discard(&mut self, object: &ObjectRef) -> Result<()> {
-        for operation in self.target.abort(&object.key, &object.token).await? {
-            self.execute(operation).await?;
-        }
+        self.abandon(object).await?;
         self.remove(&object.key).await
     }
 
@@ -186,14 +186,9 @@ impl ObjectStore {
 
     /// The object's size; none where it does not exist.
     pub(crate) async fn size(&mut self, key: &str) -> Result<Option<ByteLen>> {
-        match self.open_object(key).await {
-            Ok(file) => {
-                let metadata = file.metadata().map_err(|e| Error::io(format!("object {key}"), e))?;
-                Ok(Some(ByteLen(metadata.len())))
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+        let Some(file) = found(self.open_object(key).await)? else { return Ok(None) };
+        let metadata = file.metadata().map_err(|e| Error::io(format!("object {key}"), e))?;
+        Ok(Some(ByteLen(metadata.len())))
     }
 
     /// The whole of a small object.
@@ -294,8 +289,8 @@ impl PlannedObject {
         blocking("creating an object", move || {
             let Self { key, token, location, watched, throttle } = self;
             let file = AppendFile::create(location)?;
-            let object = PendingObject { key, token, file, watched, checked_at: 0, throttle };
-            object.check_space(ByteLen(expected.0 / 10 + SPACE_RESERVE.0))?;
+            let object = PendingObject { key, token, file, space: SpaceWatch::new(watched), throttle };
+            object.space.check(ByteLen(expected.0 / 10 + SPACE_RESERVE.0))?;
             Ok(object)
         })
         .await
@@ -322,8 +317,7 @@ pub(crate) struct PendingObject {
     key: String,
     token: String,
     file: AppendFile,
-    watched: Option<PathBuf>,
-    checked_at: u64,
+    space: SpaceWatch,
     throttle: Throttle,
 }
 
@@ -331,20 +325,16 @@ impl PendingObject {
     /// A file outside any repository, such as a restore's target.
     pub(crate) fn local(location: Location) -> Result<Self> {
         let key = location.path.clone();
-        let watched = Some(location.folder.clone());
+        let space = SpaceWatch::new(Some(location.folder.clone()));
         let (token, file, throttle) = (String::new(), AppendFile::create(location)?, Throttle::default());
-        Ok(Self { key, token, file, watched, checked_at: 0, throttle })
+        Ok(Self { key, token, file, space, throttle })
     }
 
     /// Appends, not faster than the repository and the job may; blocks.
     pub(crate) fn append(&mut self, parts: Vec<Bytes>) -> Result<()> {
         self.throttle.take(parts.iter().map(|part| part.len() as u64).sum())?;
         self.file.append(parts)?;
-        if self.file.written().0 - self.checked_at >= SPACE_CHECK {
-            self.checked_at = self.file.written().0;
-            self.check_space(SPACE_RESERVE)?;
-        }
-        Ok(())
+        self.space.grown_to(self.file.written())
     }
 
     /// Makes all of it durable, the header over its blank start last; blocks.
@@ -353,12 +343,41 @@ impl PendingObject {
         let Self { key, token, file, .. } = self;
         Ok(SealedObject { key, token, size: file.written() })
     }
+}
 
-    fn check_space(&self, needed: ByteLen) -> Result<()> {
-        match &self.watched {
-            Some(folder) => check_space(folder, needed),
-            None => Ok(()),
+/// Looks at the free space while an object grows.
+#[derive(Debug)]
+struct SpaceWatch {
+    /// Whose file system is watched; none where nobody knows.
+    folder: Option<PathBuf>,
+    checked_at: u64,
+}
+
+impl SpaceWatch {
+    fn new(folder: Option<PathBuf>) -> Self {
+        Self { folder, checked_at: 0 }
+    }
+
+    /// An error where the reserve is touched; looked at now and then.
+    fn grown_to(&mut self, written: ByteLen) -> Result<()> {
+        if written.0 - self.checked_at < SPACE_CHECK {
+            return Ok(());
         }
+        self.checked_at = written.0;
+        self.check(SPACE_RESERVE)
+    }
+
+    fn check(&self, needed: ByteLen) -> Result<()> {
+        self.folder.as_deref().map_or(Ok(()), |folder| check_space(folder, needed))
+    }
+}
+
+/// None for what does not exist.
+fn found(opened: Result<File>) -> Result<Option<File>> {
+    match opened {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -16,7 +16,7 @@ use crate::chain::LayerFile;
 use crate::engine::Limits;
 use crate::error::{Error, Result};
 use crate::image_file::{ImageFile, RangesFile, StoredImage};
-use crate::store::{self, Location, PendingObject, SharedObject};
+use crate::store::{self, LocalFile, Location, PendingObject, SharedObject};
 
 /// What to merge, and into what.
 #[derive(Debug, Clone)]
@@ -50,23 +50,20 @@ pub struct MergeChainReport {
 /// Whatever a job's merge of these images would fail with.
 pub async fn merge_chain(options: MergeChainOptions) -> Result<MergeChainReport> {
     let MergeChainOptions { layers, backing, to, limits } = options;
-    let ranges_path = to.with_extension("digests");
-    let (image, ranges) = (Location::of(&to)?, Location::of(&ranges_path)?);
-    let [partial, partial_ranges] = [&image, &ranges]
-        .map(|whole| Location { folder: whole.folder.clone(), path: format!("{}.partial", whole.path) });
-    let targets = (partial.clone(), partial_ranges.clone());
+    let (image, ranges) = (LocalFile::new(&to)?, LocalFile::new(&to.with_extension("digests"))?);
+    let targets = (image.partial.clone(), ranges.partial.clone());
     let made = store::blocking("merging images", move || make(&layers, backing, &limits, targets)).await;
     match made {
         Ok((stored, report)) => {
             if stored.ranges.is_some() {
-                store::publish_local(partial_ranges, ranges.path).await?;
+                ranges.publish().await?;
             }
-            store::publish_local(partial, image.path).await?;
+            image.publish().await?;
             Ok(report)
         }
         Err(error) => {
-            store::remove_local(partial_ranges).await?;
-            store::remove_local(partial).await?;
+            ranges.discard().await?;
+            image.discard().await?;
             Err(error)
         }
     }

@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -16,11 +15,8 @@ use tokio_util::sync::CancellationToken;
 use super::Progress;
 use crate::chain::{self, LayerFile};
 use crate::engine::Shared;
-use crate::error::{Error, ErrorKind, Result, is_bad_medium};
+use crate::error::{Error, Result};
 use crate::store::{self, ObjectStore};
-
-/// How much is read at a time.
-const BLOCK: usize = 1 << 20;
 
 /// One disk of a merge, open from top to bottom.
 pub(super) struct DiskSources {
@@ -121,7 +117,7 @@ async fn open_disk(
                     Ok(Some(file))
                 }
                 Err(error) => {
-                    findings.push(finding(damage(error)?));
+                    findings.push(finding(error.into_damage()?));
                     Ok(None)
                 }
             }
@@ -151,7 +147,7 @@ async fn open_disk(
         Err(error) => {
             // Which layer it was is in the words; the kept backup is what cannot be made.
             let (backup_id, key) = (ids[ids.len() - 1], links[0].object_key.clone());
-            findings.push(Finding { backup_id, key, message: damage(error)? });
+            findings.push(Finding { backup_id, key, message: error.into_damage()? });
             Ok(None)
         }
     }
@@ -171,7 +167,7 @@ fn compare_all(
         let mut findings = Vec::new();
         while let Some(object) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
             if let Err(error) = compare(object, progress, cancel) {
-                let message = damage(error)?;
+                let message = error.into_damage()?;
                 findings.push(Finding { backup_id: object.backup_id, key: object.key.clone(), message });
             }
         }
@@ -205,33 +201,9 @@ pub(super) fn digest_of(
     read: &std::sync::atomic::AtomicU64,
     cancel: &CancellationToken,
 ) -> Result<String> {
-    let (mut hasher, mut buffer, mut at) = (blake3::Hasher::new(), vec![0; BLOCK], 0);
-    loop {
-        if cancel.is_cancelled() {
-            return Err(Error::cancelled());
-        }
-        match file.read_at(&mut buffer, at) {
-            Ok(0) => return Ok(hasher.finalize().to_hex().to_string()),
-            Ok(count) => {
-                hasher.update(&buffer[..count]);
-                at += count as u64;
-                read.fetch_add(count as u64, Ordering::Relaxed);
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) if is_bad_medium(&error) => {
-                return Err(Error::damaged(format!("cannot be read: {error}")));
-            }
-            Err(error) => return Err(Error::io("reading a source of a merge", error)),
-        }
-    }
-}
-
-/// An error that is the stored bytes' fault; any other ends the job without a verdict.
-fn damage(error: Error) -> Result<String> {
-    match error.kind() {
-        ErrorKind::Damaged | ErrorKind::NotFound => Ok(error.chain()),
-        _ => Err(error),
-    }
+    crate::digest::of_file(file, read, cancel)
+        .map_err(|e| Error::reading("cannot be read", "reading a source of a merge", e))?
+        .ok_or_else(Error::cancelled)
 }
 
 async fn mark(shared: &Shared, findings: &[Finding]) -> Result<Error> {

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use tidemark_model::{ByteLen, HostOffset};
 
 use super::folder::{Location, create_file};
-use super::{SPACE_CHECK, SPACE_RESERVE, SealedObject, check_space};
+use super::{SealedObject, SpaceWatch};
 use crate::error::{Error, Result};
 use crate::throttle::Throttle;
 
@@ -27,8 +27,7 @@ pub(crate) struct SharedObject {
     location: Location,
     file: File,
     written: u64,
-    watched: Option<PathBuf>,
-    checked_at: u64,
+    space: SpaceWatch,
     throttle: Throttle,
 }
 
@@ -41,7 +40,7 @@ impl SharedObject {
         throttle: Throttle,
     ) -> Result<Self> {
         let file = create_file(&location)?;
-        Ok(Self { key, token, location, file, written: 0, watched, checked_at: 0, throttle })
+        Ok(Self { key, token, location, file, written: 0, space: SpaceWatch::new(watched), throttle })
     }
 
     /// A file outside any repository.
@@ -87,13 +86,7 @@ impl SharedObject {
 
     fn grown(&mut self, by: u64) -> Result<()> {
         self.written += by;
-        if self.written - self.checked_at >= SPACE_CHECK {
-            self.checked_at = self.written;
-            if let Some(folder) = &self.watched {
-                check_space(folder, SPACE_RESERVE)?;
-            }
-        }
-        Ok(())
+        self.space.grown_to(ByteLen(self.written))
     }
 
     fn failed(&self, error: io::Error) -> Error {

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tidemark_model::ByteLen;
 
-use super::{ObjectStore, blocking, folder};
-use crate::error::{Error, ErrorKind, Result};
+use super::{ObjectStore, blocking, folder, found};
+use crate::error::{Error, Result};
 use crate::step::ObjectRef;
 
 /// All that a repository lists.
@@ -56,14 +56,6 @@ impl ObjectStore {
             self.execute(operation).await?;
         }
         Ok(())
-    }
-}
-
-fn found(opened: Result<File>) -> Result<Option<File>> {
-    match opened {
-        Ok(file) => Ok(Some(file)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
     }
 }
 

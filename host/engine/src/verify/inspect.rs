@@ -2,8 +2,6 @@
 //! place in the chain. Several images at a time, as a large one's tables take their time.
 
 use std::fs::File;
-use std::io::Read as _;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tidemark_catalog::RangeDigests;
@@ -14,7 +12,7 @@ use super::finding::Kind;
 use super::objects::Link;
 use super::ranges::DamagedRanges;
 use super::scan::{Layer, Work};
-use crate::error::{Error, ErrorKind, Result, is_bad_medium};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ranges::RangeIndex;
 
 /// A file, or why it could not be opened.
@@ -123,11 +121,8 @@ fn open(file: &File, link: &Link) -> Result<(Image, Option<String>)> {
             wrong.push(format!("has clusters of {} bytes", image.header().cluster_size()));
             return Err(Error::damaged(wrong.join("; ")));
         }
-        Err(error) if error.kind() == tidemark_qcow2::ErrorKind::Io && !is_bad_medium(&error) => {
-            return Err(Error::wrap(ErrorKind::Unavailable, "reading an object", error));
-        }
         Err(error) => {
-            wrong.push(format!("is no sound image: {}", Error::from(error).chain()));
+            wrong.push(format!("is no sound image: {}", Error::from(error).into_damage()?));
             return Err(Error::damaged(wrong.join("; ")));
         }
     };
@@ -141,10 +136,9 @@ fn open(file: &File, link: &Link) -> Result<(Image, Option<String>)> {
     match tidemark_qcow2::check(&image) {
         Ok(report) if report.is_clean() => {}
         Ok(report) => wrong.push(format!("is not sound in structure: {}", report.problems.join(", "))),
-        Err(error) if error.kind() == tidemark_qcow2::ErrorKind::Io && !is_bad_medium(&error) => {
-            return Err(Error::wrap(ErrorKind::Unavailable, "reading an object", error));
+        Err(error) => {
+            wrong.push(format!("is not sound in structure: {}", Error::from(error).into_damage()?));
         }
-        Err(error) => wrong.push(format!("is not sound in structure: {}", Error::from(error).chain())),
     }
     Ok((image, (!wrong.is_empty()).then(|| wrong.join("; "))))
 }
@@ -169,26 +163,10 @@ fn check_digests(
     RangeIndex::open(file)
 }
 
-fn digest_of(mut file: &File, work: &Work<'_>) -> Result<String> {
-    let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; 1 << 18];
-    loop {
-        if work.cancel.is_cancelled() {
-            return Err(Error::cancelled());
-        }
-        match file.read(&mut buffer) {
-            Ok(0) => return Ok(hasher.finalize().to_hex().to_string()),
-            Ok(count) => {
-                work.read.fetch_add(count as u64, Ordering::Relaxed);
-                hasher.update(&buffer[..count]);
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) if is_bad_medium(&error) => {
-                return Err(Error::damaged(format!("the range digests cannot be read: {error}")));
-            }
-            Err(error) => return Err(Error::io("reading range digests", error)),
-        }
-    }
+fn digest_of(file: &File, work: &Work<'_>) -> Result<String> {
+    crate::digest::of_file(file, work.read, work.cancel)
+        .map_err(|e| Error::reading("the range digests cannot be read", "reading range digests", e))?
+        .ok_or_else(Error::cancelled)
 }
 
 /// The ranges of which an object has digests.

@@ -6,11 +6,11 @@ use std::collections::BinaryHeap;
 use std::sync::{Mutex, PoisonError};
 
 use tidemark_model::{ByteLen, Extent, GuestOffset};
-use tidemark_qcow2::{CLUSTER_SIZE, ErrorKind as ImageError, StoredClusters, StoredKind};
+use tidemark_qcow2::{CLUSTER_SIZE, StoredClusters, StoredKind};
 
 use super::scan::{Depth, Flaw, Found, Layer};
 use super::tree::WINDOW;
-use crate::error::{Error, Result, is_bad_medium};
+use crate::error::{Error, Result};
 use crate::ranges::{RangeDigest, RangeScan};
 
 /// Clusters known ahead of the windows: 4 GiB of the guest; few in tests, so that images there are out of order too.
@@ -183,13 +183,13 @@ impl<'a> LayerPlan<'a> {
         let Some(clusters) = &mut self.clusters else { return Ok(()) };
         let cluster = match clusters.next() {
             Some(Ok(cluster)) => cluster,
-            Some(Err(error)) if error.kind() != ImageError::Io || is_bad_medium(&error) => {
+            Some(Err(error)) => {
+                let words = Error::from(error).into_damage()?;
                 if found.problems.len() < TOLD {
-                    found.problems.push(Error::from(error).chain());
+                    found.problems.push(words);
                 }
                 return Ok(());
             }
-            Some(Err(error)) => return Err(error.into()),
             None => {
                 self.clusters = None;
                 return self.expected(GuestOffset(u64::MAX), found).map(drop);

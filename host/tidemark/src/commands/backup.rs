@@ -3,11 +3,11 @@
 use anyhow::Result;
 use serde_json::Value;
 use tidemark_api::wire::{
-    Accepted, BackupChain, BackupDetail, BackupList, BackupSummary, DeleteBackups, JobEntry,
-    RequestedBackupType, StartBackup, StartedBackup, StartedDeletion, VerifyBackup, VerifyDepth,
+    BackupChain, BackupDetail, BackupList, BackupSummary, DeleteBackups, JobEntry, RequestedBackupType,
+    StartBackup, StartedBackup, StartedDeletion, VerifyBackup, VerifyDepth,
 };
 
-use super::finish;
+use super::{finish, finish_telling};
 use crate::args::{BackupVerb, LevelArg, TypeArg, Wait};
 use crate::client::{Client, escape};
 use crate::output::{Ended, Output, Table, fields, moment, or_dash, size, yes_no};
@@ -142,18 +142,8 @@ fn merged(job: &JobEntry) -> String {
 
 /// Where there is damage, the findings are the result.
 fn verify(client: &Client, output: &Output, accepted: Value, wait: &Wait) -> Result<Ended> {
-    let started: Accepted = serde_json::from_value(accepted.clone())?;
-    if wait.no_wait {
-        output.document(accepted, |started: Accepted| started.message)?;
-        return Ok(Ended::Done);
-    }
-    let (job, document) = follow(client, output, &started.job_id, Style::Progress)?;
-    let ended = conclude(output, &job);
-    let detail = job.error.as_ref().and_then(|error| error.get("detail"));
-    if output.is_json() || ended != Ended::Failed || detail.is_some() {
-        output.document(document, |job: JobEntry| verified(&job))?;
-    }
-    Ok(ended)
+    let has_findings = |job: &JobEntry| job.error.as_ref().and_then(|error| error.get("detail")).is_some();
+    finish_telling(client, output, accepted, wait, has_findings, verified)
 }
 
 fn pin(client: &Client, output: &Output, id: &str, verb: &str) -> Result<()> {

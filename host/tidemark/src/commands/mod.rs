@@ -27,6 +27,18 @@ fn finish(
     wait: &Wait,
     human: impl FnOnce(&JobEntry) -> String,
 ) -> Result<Ended> {
+    finish_telling(client, output, accepted, wait, |_| false, human)
+}
+
+/// The same where some failures have something to show, too.
+fn finish_telling(
+    client: &Client,
+    output: &Output,
+    accepted: Value,
+    wait: &Wait,
+    tells: impl FnOnce(&JobEntry) -> bool,
+    human: impl FnOnce(&JobEntry) -> String,
+) -> Result<Ended> {
     let started: Accepted = serde_json::from_value(accepted.clone())?;
     if wait.no_wait {
         output.document(accepted, |started: Accepted| started.message)?;
@@ -34,7 +46,7 @@ fn finish(
     }
     let (job, document) = follow(client, output, &started.job_id, Style::Progress)?;
     let ended = conclude(output, &job);
-    if output.is_json() || ended != Ended::Failed {
+    if output.is_json() || ended != Ended::Failed || tells(&job) {
         output.document(document, |job: JobEntry| human(&job))?;
     }
     Ok(ended)
