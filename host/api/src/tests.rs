@@ -352,6 +352,7 @@ async fn imported(engine: &Engine) -> (String, Vec<BackupId>) {
             verified_at: None,
             verified_level: None,
             consolidated_at: None,
+            copy_of: None,
             staged_manifest_key: None,
             disks: vec![disk(0), disk(1)],
         };

@@ -32,6 +32,7 @@ pub(crate) async fn insert(transaction: &mut Transaction, backup: &Backup) -> Re
         plugins_json,
         warnings_json,
         job_id,
+        copy_of,
         verified_at,
         verified_level,
         consolidated_at,
@@ -41,14 +42,15 @@ pub(crate) async fn insert(transaction: &mut Transaction, backup: &Backup) -> Re
     let statement = Statement::new(
         "INSERT INTO backups (id, vm_id, vm_name, repository_id, backup_type, parent_id, status, reason_code,
              reason, started_at, snapshot_at, completed_at, manifest_key, pinned, plugins_json, warnings_json,
-             job_id, verified_at, verified_level, consolidated_at, staged_manifest_key)
+             job_id, copy_of, verified_at, verified_level, consolidated_at, staged_manifest_key)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20,
-             $21)",
+             $21, $22)",
     );
     let statement = statement.bind(*id).bind(*vm_id).bind(vm_name).bind(*repository_id).bind(*backup_type);
     let statement = statement.bind(*parent_id).bind(*status).bind(reason_code).bind(reason).bind(*started_at);
     let statement = statement.bind(*snapshot_at).bind(*completed_at).bind(manifest_key).bind(*pinned);
-    let statement = statement.bind(plugins_json).bind(warnings_json).bind(*job_id).bind(*verified_at);
+    let statement =
+        statement.bind(plugins_json).bind(warnings_json).bind(*job_id).bind(*copy_of).bind(*verified_at);
     let statement = statement.bind(verified_level.map(VerifyLevel::as_str));
     let statement = statement.bind(*consolidated_at).bind(staged_manifest_key.as_deref());
     transaction.execute(statement).await.map_err(|error| {
@@ -189,6 +191,7 @@ fn backup_of(row: &Row) -> Result<Backup> {
         plugins_json: row.text("plugins_json")?,
         warnings_json: row.text("warnings_json")?,
         job_id: row.opt_parsed("job_id")?,
+        copy_of: row.opt_parsed("copy_of")?,
         verified_at: row.opt_time("verified_at")?,
         verified_level: row.opt_parsed("verified_level")?,
         consolidated_at: row.opt_time("consolidated_at")?,

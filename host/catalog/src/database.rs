@@ -21,10 +21,11 @@ use sqlx::{AssertSqlSafe, Postgres, SqlSafeStr as _, SqlStr, Sqlite};
 use crate::error::{Error, ErrorKind, Result};
 use crate::statement::{Row, Statement, Value};
 
-const MIGRATIONS: [(i64, &str, &str); 3] = [
+const MIGRATIONS: [(i64, &str, &str); 4] = [
     (1, "catalog", include_str!("../../../migrations/0001_catalog.sql")),
     (2, "chains", include_str!("../../../migrations/0002_chains.sql")),
     (3, "verification", include_str!("../../../migrations/0003_verification.sql")),
+    (4, "policies and flows", include_str!("../../../migrations/0004_policies_and_flows.sql")),
 ];
 
 /// How long a writer waits for another process's lock, and a task for a connection.

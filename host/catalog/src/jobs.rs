@@ -16,7 +16,7 @@ impl Catalog {
     /// # Errors
     /// `Conflict` when the idempotency key was used for other work; `Invalid` when the payload is not JSON.
     pub async fn submit_job(&self, new: &NewJob, now: UtcMillis) -> Result<Job> {
-        let NewJob { kind, payload_json, exclusive_key, idempotency_key } = new;
+        let NewJob { kind, payload_json, exclusive_key, idempotency_key, priority } = new;
         let payload = json(payload_json).map_err(|source| {
             Error::with_source(ErrorKind::Invalid, "the job's payload is not JSON", source)
         })?;
@@ -39,12 +39,12 @@ impl Catalog {
         let id = JobId::random();
         let insert = Statement::new(
             "INSERT INTO jobs (id, sequence, kind, state, payload_json, progress_json, exclusive_key,
-                 idempotency_key, cancel_requested, epoch, created_at)
-             VALUES ($1, $2, $3, $4, $5, '{}', $6, $7, 0, 0, $8)",
+                 idempotency_key, cancel_requested, epoch, created_at, priority)
+             VALUES ($1, $2, $3, $4, $5, '{}', $6, $7, 0, 0, $8, $9)",
         );
         let insert = insert.bind(id).bind(sequence).bind(*kind).bind(JobState::Queued).bind(payload_json);
         let insert = insert.bind(exclusive_key.as_deref()).bind(idempotency_key.as_deref()).bind(now);
-        transaction.execute(insert).await?;
+        transaction.execute(insert.bind(*priority)).await?;
         let job = fetch_job(&mut transaction, id).await?;
         transaction.commit().await?;
         Ok(job)

@@ -20,33 +20,41 @@ use crate::Catalog;
 use crate::database::Transaction;
 use crate::error::{Error, ErrorKind, Result};
 use crate::jobs::{fetch_job, job_of};
-use crate::records::{CancelRequested, Job, JobOutcome, Lease};
+use crate::records::{CancelRequested, Job, JobOutcome, Lease, WorkKind};
 use crate::statement::{Row, Statement};
 
+/// The kinds of jobs that wait for others, as SQL; held to [`JobKind::waits_for_others`](tidemark_model::JobKind) by a test.
+const WAITING_KINDS: &str = "'prune', 'run-flow'";
 /// How often a claim looks for another job after a host was quicker with one that excludes it.
 const CLAIM_ATTEMPTS: u32 = 16;
 
 impl Catalog {
-    /// The oldest job that waits and that no running job excludes, now running under the new lease.
+    /// Of the jobs of a kind that wait and that no running job excludes, the first by priority, then by age, now running
+    /// under the new lease.
     ///
     /// # Errors
     /// `Unavailable` also when other hosts were quicker again and again.
     pub async fn claim_job(
         &self,
+        work: WorkKind,
         owner: &str,
         lease_ms: i64,
         now: UtcMillis,
     ) -> Result<Option<(Job, Lease)>> {
         check_lease(owner, lease_ms)?;
+        let kinds = match work {
+            WorkKind::Waiting => "IN",
+            WorkKind::Work => "NOT IN",
+        };
         let sql = format!(
             "UPDATE jobs SET state = 'running', epoch = epoch + 1, lease_owner = $1, lease_until = $2,
                  started_at = COALESCE(started_at, $3)
              WHERE state = 'queued' AND id = (
                  SELECT waiting.id FROM jobs waiting
-                 WHERE waiting.state = 'queued' AND NOT EXISTS (
+                 WHERE waiting.state = 'queued' AND waiting.kind {kinds} ({WAITING_KINDS}) AND NOT EXISTS (
                      SELECT 1 FROM jobs running
                      WHERE running.state = 'running' AND running.exclusive_key = waiting.exclusive_key)
-                 ORDER BY waiting.sequence LIMIT 1{})
+                 ORDER BY waiting.priority DESC, waiting.sequence LIMIT 1{})
              RETURNING *",
             self.database.skip_locked()
         );
@@ -219,4 +227,19 @@ fn check_lease(owner: &str, lease_ms: i64) -> Result<()> {
         return Err(Error::invalid("a lease has an owner and lasts at least a millisecond"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tidemark_model::JobKind;
+
+    use super::WAITING_KINDS;
+
+    #[test]
+    fn the_kinds_that_wait_for_others_are_the_models() {
+        for kind in ["backup", "verify", "delete-backup", "copy-backup", "prune", "run-flow"] {
+            let known: JobKind = kind.parse().unwrap();
+            assert_eq!(WAITING_KINDS.contains(&format!("'{kind}'")), known.waits_for_others(), "{kind}");
+        }
+    }
 }

@@ -9,6 +9,7 @@
 //! - an effect under a lost lease is refused ([`ErrorKind::LeaseLost`]);
 //! - a chain never crosses from one VM or repository to another, and no backup that another one needs is removed;
 //! - a merge changes all rows of a chain at once ([`Catalog::commit_chain_change`]), or none;
+//! - a flow fires once for each of its times, with its job, whichever host was first ([`Catalog::fire`]);
 //! - what a removed backup stored is remembered until its objects are deleted ([`Catalog::doomed_objects`]).
 //!
 //! It stores no bytes of disks, opens no repository and keeps no secret in the clear.
@@ -21,11 +22,16 @@ mod chain_changes;
 mod connections;
 mod database;
 mod error;
+mod flow_records;
+mod flow_runs;
+mod flows;
 mod jobs;
 mod leases;
 mod pages;
 mod plugins;
+mod policies;
 mod records;
+mod retention;
 mod statement;
 mod steps;
 mod tokens;
@@ -33,10 +39,14 @@ mod verifications;
 mod vms;
 
 pub use error::{Error, ErrorKind, Result};
+pub use flow_records::{
+    Firing, Flow, FlowMember, FlowRun, FlowRunVm, KeptBackup, NewFiring, NewPolicyVersion, ParseRunError,
+    Policy, PolicyVersion, RetentionMark, RunCause, RunStatus, RunVmState, SeenVm, VmStanding,
+};
 pub use records::{
     AuditEntry, Backup, BackupDisk, BackupFilter, CancelRequested, ChainChange, Connector, DoomedObject,
     Grant, Job, JobFilter, JobOutcome, JobStep, Lease, NewJob, Page, PageRequest, ParseRoleError,
-    PluginVersion, RangeDigests, Repository, Role, StatusChanges, Token, Verification, Vm,
+    PluginVersion, RangeDigests, Repository, Role, StatusChanges, Token, Verification, Vm, WorkKind,
 };
 
 /// A handle on the catalog; clones share its connections.

@@ -101,6 +101,8 @@ pub struct Backup {
     pub warnings_json: String,
     /// The job that made it; none when it was imported.
     pub job_id: Option<JobId>,
+    /// The backup of another repository that it is a copy of.
+    pub copy_of: Option<BackupId>,
     /// When it was last verified with a good result.
     pub verified_at: Option<UtcMillis>,
     /// How thoroughly that was.
@@ -238,6 +240,17 @@ pub struct NewJob {
     pub exclusive_key: Option<String>,
     /// Submitting again with the same key answers with the first job.
     pub idempotency_key: Option<String>,
+    /// Jobs of a larger one come first.
+    pub priority: i64,
+}
+
+/// Which jobs a worker takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WorkKind {
+    /// Those that do the work.
+    Work,
+    /// Those that wait for others ([`JobKind::waits_for_others`]).
+    Waiting,
 }
 
 /// The right to run a job, checked by every effect.

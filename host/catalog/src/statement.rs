@@ -11,7 +11,7 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
 use tidemark_model::{
-    BackupId, BackupStatus, BackupType, ConnectorId, JobId, JobKind, JobState, RepositoryId, TokenId,
+    BackupId, BackupStatus, BackupType, ConnectorId, FlowId, JobId, JobKind, JobState, RepositoryId, TokenId,
     UtcMillis, VerifyLevel, VmId,
 };
 
@@ -140,7 +140,7 @@ macro_rules! text_of_id {
         }
     )*};
 }
-text_of_id!(BackupId, ConnectorId, JobId, RepositoryId, TokenId, VmId);
+text_of_id!(BackupId, ConnectorId, FlowId, JobId, RepositoryId, TokenId, VmId);
 
 macro_rules! text_of_word {
     ($($word:ty),*) => {$(

@@ -311,6 +311,7 @@ impl<'a> Attempt<'a> {
             verified_at: None,
             verified_level: None,
             consolidated_at: None,
+            copy_of: None,
             staged_manifest_key: None,
             disks,
         }

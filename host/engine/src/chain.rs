@@ -188,6 +188,7 @@ mod tests {
             verified_at: None,
             verified_level: None,
             consolidated_at: None,
+            copy_of: None,
             staged_manifest_key: None,
             disks: disks.collect(),
         }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tidemark_catalog::{AuditEntry, Catalog, Job, JobFilter, NewJob, PageRequest};
+use tidemark_catalog::{AuditEntry, Catalog, Job, JobFilter, NewJob, PageRequest, WorkKind};
 use tidemark_model::{JobId, JobKind, JobState, UtcMillis};
 use tidemark_qcow2::Compression;
 use tokio::sync::{Notify, Semaphore, broadcast, mpsc};
@@ -32,6 +32,8 @@ use crate::{connections, queue, recovery, tokens};
 const EVENTS: usize = 1024;
 /// How many audit lines may wait to be written.
 const AUDIT_QUEUE: usize = 4096;
+/// Jobs at a time that only wait for others, such as runs of flows.
+const WAITING_WORKERS: usize = 16;
 /// How long the running jobs may take to clean up when the host stops.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 
@@ -193,7 +195,10 @@ impl Engine {
         shared.tasks.spawn(recovery::watch(Arc::clone(&shared)));
         shared.tasks.spawn(connections::watch_bounds(Arc::clone(&shared)));
         for _ in 0..shared.limits.jobs.max(1) {
-            shared.tasks.spawn(queue::work(Arc::clone(&shared)));
+            shared.tasks.spawn(queue::work(Arc::clone(&shared), WorkKind::Work));
+        }
+        for _ in 0..WAITING_WORKERS {
+            shared.tasks.spawn(queue::work(Arc::clone(&shared), WorkKind::Waiting));
         }
         Ok(Self { shared })
     }
@@ -254,9 +259,21 @@ impl Shared {
         exclusive_key: Option<String>,
         idempotency_key: Option<String>,
     ) -> Result<Job> {
+        self.submit_at(0, kind, payload, exclusive_key, idempotency_key).await
+    }
+
+    /// The same with a priority: jobs of a larger one come first.
+    pub(crate) async fn submit_at(
+        &self,
+        priority: i64,
+        kind: JobKind,
+        payload: &impl serde::Serialize,
+        exclusive_key: Option<String>,
+        idempotency_key: Option<String>,
+    ) -> Result<Job> {
         let payload_json =
             serde_json::to_string(payload).map_err(|e| Error::internal(format!("writing a payload: {e}")))?;
-        let new = NewJob { kind, payload_json, exclusive_key, idempotency_key };
+        let new = NewJob { kind, payload_json, exclusive_key, idempotency_key, priority };
         let job = self.catalog.submit_job(&new, UtcMillis::now()).await?;
         // The same request again answers with the first job, which may be far ahead.
         if job.state == JobState::Queued {

@@ -50,6 +50,9 @@ struct BackupPart {
     /// Since version 2.
     #[serde(default)]
     consolidated_at: Option<String>,
+    /// Of copies only: the backup of another repository.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    copy_of: Option<String>,
     plugins: serde_json::Value,
     warnings: serde_json::Value,
 }
@@ -107,6 +110,7 @@ pub(crate) fn write(vm: &Vm, backup: &Backup) -> Result<Vec<u8>> {
             snapshot_at: rfc3339(backup.snapshot_at)?,
             completed_at: rfc3339(backup.completed_at)?,
             consolidated_at: backup.consolidated_at.map(rfc3339).transpose()?,
+            copy_of: backup.copy_of.map(|id| id.to_string()),
             plugins: parse_json(&backup.plugins_json)?,
             warnings: parse_json(&backup.warnings_json)?,
         },
@@ -182,6 +186,10 @@ pub(crate) fn read(key: &str, bytes: &[u8], repository_id: RepositoryId) -> Resu
         verified_level: None,
         consolidated_at: match backup.consolidated_at.as_deref() {
             Some(text) => Some(millis(text).map_err(damaged)?),
+            None => None,
+        },
+        copy_of: match backup.copy_of {
+            Some(text) => Some(text.parse().map_err(|e| damaged(format!("{e}")))?),
             None => None,
         },
         staged_manifest_key: None,
@@ -324,6 +332,7 @@ mod tests {
             verified_at: None,
             verified_level: None,
             consolidated_at: Some(UtcMillis(1_767_400_000_000)),
+            copy_of: None,
             staged_manifest_key: None,
             disks: vec![BackupDisk {
                 disk_index: 0,

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tidemark_catalog::{CancelRequested, Job, JobOutcome, Lease};
+use tidemark_catalog::{CancelRequested, Job, JobOutcome, Lease, WorkKind};
 use tidemark_model::{JobKind, UtcMillis};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -85,10 +85,10 @@ impl From<Error> for Failure {
     }
 }
 
-/// One worker: claims and runs jobs until the host stops.
-pub(crate) async fn work(shared: Arc<Shared>) {
+/// One worker: claims and runs jobs of a kind until the host stops.
+pub(crate) async fn work(shared: Arc<Shared>, kind: WorkKind) {
     while !shared.shutdown.is_cancelled() {
-        match shared.catalog.claim_job(&shared.owner, LEASE_MS, UtcMillis::now()).await {
+        match shared.catalog.claim_job(kind, &shared.owner, LEASE_MS, UtcMillis::now()).await {
             Ok(Some((job, lease))) => run(Arc::clone(&shared), job, lease).await,
             Ok(None) => shared.wait_for_work(IDLE).await,
             Err(error) => {

@@ -95,6 +95,11 @@ id!(
     "job"
 );
 id!(
+    /// A protection flow.
+    FlowId,
+    "flow"
+);
+id!(
     /// A session of file-level restore.
     MountId,
     "mount"

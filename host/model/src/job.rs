@@ -29,6 +29,12 @@ pub enum JobKind {
     SynthesizeFull,
     /// Compares a repository with the catalog, both ways.
     CheckRepository,
+    /// Copies backups of one VM to another repository.
+    CopyBackup,
+    /// Lets retention policies decide in one repository, and deletes what is due.
+    Prune,
+    /// Runs a protection flow: its backups are jobs of their own.
+    RunFlow,
 }
 
 /// Where a job stands.
@@ -115,6 +121,12 @@ impl JobState {
 }
 
 impl JobKind {
+    /// Whether such a job mostly waits for jobs that it queued itself: it must not take a worker from them.
+    #[must_use]
+    pub fn waits_for_others(self) -> bool {
+        matches!(self, Self::RunFlow | Self::Prune)
+    }
+
     /// The word the catalog and the API use.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -126,6 +138,9 @@ impl JobKind {
             Self::DeleteBackup => "delete-backup",
             Self::SynthesizeFull => "synthesize-full",
             Self::CheckRepository => "check-repository",
+            Self::CopyBackup => "copy-backup",
+            Self::Prune => "prune",
+            Self::RunFlow => "run-flow",
         }
     }
 }
@@ -164,6 +179,9 @@ impl FromStr for JobKind {
             Self::DeleteBackup,
             Self::SynthesizeFull,
             Self::CheckRepository,
+            Self::CopyBackup,
+            Self::Prune,
+            Self::RunFlow,
         ]
         .into_iter()
         .find(|kind| kind.as_str() == text)

@@ -16,7 +16,9 @@ pub use backup::{
     RequestedType, VerifyLevel,
 };
 pub use extent::{ByteLen, Extent, ExtentError, ExtentList, GuestOffset, HostOffset};
-pub use id::{BackupId, ConnectorId, DiskId, IdParseError, JobId, MountId, RepositoryId, TokenId, VmId};
+pub use id::{
+    BackupId, ConnectorId, DiskId, FlowId, IdParseError, JobId, MountId, RepositoryId, TokenId, VmId,
+};
 pub use job::{JobDenied, JobEvent, JobKind, JobState, ParseJobError};
 pub use policy::{
     Candidate, CandidateDisk, History, KeepVerdict, ParsePolicyKindError, PlanDecision, PlanType,

@@ -6,7 +6,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
 use tempfile::TempDir;
 use tidemark_catalog::{
     Backup, BackupDisk, Catalog, Connector, ErrorKind, Job, Lease, NewJob, RangeDigests, Repository, Result,
-    Vm,
+    Vm, WorkKind,
 };
 use tidemark_model::{
     BackupId, BackupStatus, BackupType, ByteLen, ChangeId, ConnectorId, DiskKey, JobKind, RepositoryId,
@@ -117,7 +117,8 @@ impl Fixture {
     /// The lease of a job that runs from now on.
     pub(crate) async fn lease(&self) -> Lease {
         let job = self.submit(None).await;
-        let (claimed, lease) = self.catalog.claim_job("host-a", 10_000, START).await.unwrap().unwrap();
+        let (claimed, lease) =
+            self.catalog.claim_job(WorkKind::Work, "host-a", 10_000, START).await.unwrap().unwrap();
         assert_eq!(claimed.id, job.id);
         lease
     }
@@ -138,6 +139,7 @@ pub(crate) fn new_job(exclusive: Option<&str>, idempotency: Option<&str>) -> New
         kind: JobKind::Backup,
         payload_json: r#"{"vm":"web01"}"#.to_owned(),
         exclusive_key: exclusive.map(str::to_owned),
+        priority: 0,
         idempotency_key: idempotency.map(str::to_owned),
     }
 }
@@ -167,6 +169,7 @@ pub(crate) fn backup(vm: &Vm, repository: &Repository, parent: Option<&Backup>, 
         verified_at: None,
         verified_level: None,
         consolidated_at: None,
+        copy_of: None,
         staged_manifest_key: None,
         disks: (0..2).map(|index| disk(id, index)).collect(),
     }

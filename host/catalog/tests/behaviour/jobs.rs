@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use sqlx::{Connection, PgConnection};
-use tidemark_catalog::{ErrorKind, JobFilter, JobOutcome, NewJob, PageRequest};
+use tidemark_catalog::{ErrorKind, JobFilter, JobOutcome, NewJob, PageRequest, WorkKind};
 use tidemark_model::{JobId, JobKind, JobState};
 
 use crate::engines::{Fixture, START, new_job, refused};
@@ -43,7 +43,7 @@ async fn a_submission_is_idempotent(fixture: Fixture) {
     );
     assert_eq!(fixture.count("jobs").await, 1);
     // Also once it has ended.
-    let (_, lease) = catalog.claim_job("host-a", 1_000, START).await.unwrap().unwrap();
+    let (_, lease) = catalog.claim_job(WorkKind::Work, "host-a", 1_000, START).await.unwrap().unwrap();
     let done = JobOutcome::Succeeded { result_json: r#"{"n":1}"#.into() };
     catalog.finish_job(&lease, &done, START.plus_millis(5)).await.unwrap();
     let ended = catalog.submit_job(&new, START).await.unwrap();
@@ -67,20 +67,20 @@ async fn equal_submissions_at_once_make_one_job(fixture: Fixture) {
 
 async fn jobs_are_claimed_in_order(fixture: Fixture) {
     let catalog = &fixture.catalog;
-    assert_eq!(catalog.claim_job("host-a", 1_000, START).await.unwrap(), None);
+    assert_eq!(catalog.claim_job(WorkKind::Work, "host-a", 1_000, START).await.unwrap(), None);
     let mut submitted = Vec::new();
     for _ in 0..5 {
         submitted.push(fixture.submit(None).await.id);
     }
     for expected in submitted {
-        let (job, lease) = catalog.claim_job("host-a", 1_000, START).await.unwrap().unwrap();
+        let (job, lease) = catalog.claim_job(WorkKind::Work, "host-a", 1_000, START).await.unwrap().unwrap();
         assert_eq!((job.id, job.state, job.epoch), (expected, JobState::Running, 1));
         assert_eq!((lease.job_id, lease.epoch, lease.owner.as_str()), (job.id, 1, "host-a"));
         assert_eq!(job.lease_until, Some(START.plus_millis(1_000)));
     }
-    assert_eq!(catalog.claim_job("host-a", 1_000, START).await.unwrap(), None);
-    refused(catalog.claim_job("", 1_000, START).await, ErrorKind::Invalid);
-    refused(catalog.claim_job("host-a", 0, START).await, ErrorKind::Invalid);
+    assert_eq!(catalog.claim_job(WorkKind::Work, "host-a", 1_000, START).await.unwrap(), None);
+    refused(catalog.claim_job(WorkKind::Work, "", 1_000, START).await, ErrorKind::Invalid);
+    refused(catalog.claim_job(WorkKind::Work, "host-a", 0, START).await, ErrorKind::Invalid);
 }
 
 /// What each of eight tasks claims until nothing is left.
@@ -89,7 +89,9 @@ async fn claim_all(fixture: &Fixture) -> Vec<JobId> {
         let catalog = fixture.catalog.clone();
         tokio::spawn(async move {
             let (mut claimed, owner) = (Vec::new(), format!("host-{number}"));
-            while let Some((job, lease)) = catalog.claim_job(&owner, 60_000, START).await.unwrap() {
+            while let Some((job, lease)) =
+                catalog.claim_job(WorkKind::Work, &owner, 60_000, START).await.unwrap()
+            {
                 assert_eq!(lease.owner, owner);
                 claimed.push(job.id);
             }
@@ -118,15 +120,15 @@ async fn exclusive_jobs_take_turns(fixture: Fixture) {
     let first = fixture.submit(Some("vm:1")).await;
     let second = fixture.submit(Some("vm:1")).await;
     let other = fixture.submit(Some("vm:2")).await;
-    let (job, lease) = catalog.claim_job("host-a", 1_000, START).await.unwrap().unwrap();
+    let (job, lease) = catalog.claim_job(WorkKind::Work, "host-a", 1_000, START).await.unwrap().unwrap();
     assert_eq!(job.id, first.id);
-    let (job, _) = catalog.claim_job("host-b", 1_000, START).await.unwrap().unwrap();
+    let (job, _) = catalog.claim_job(WorkKind::Work, "host-b", 1_000, START).await.unwrap().unwrap();
     assert_eq!(job.id, other.id, "the second waits for the first, which does not hold up others");
-    assert_eq!(catalog.claim_job("host-b", 1_000, START).await.unwrap(), None);
+    assert_eq!(catalog.claim_job(WorkKind::Work, "host-b", 1_000, START).await.unwrap(), None);
     let failed = JobOutcome::Failed { error_json: r#"{"kind":"x"}"#.into() };
     catalog.finish_job(&lease, &failed, START).await.unwrap();
     assert_eq!(catalog.job(first.id).await.unwrap().error_json.as_deref(), Some(r#"{"kind":"x"}"#));
-    let (job, _) = catalog.claim_job("host-b", 1_000, START).await.unwrap().unwrap();
+    let (job, _) = catalog.claim_job(WorkKind::Work, "host-b", 1_000, START).await.unwrap().unwrap();
     assert_eq!(job.id, second.id);
 }
 
@@ -152,7 +154,7 @@ async fn a_job_ends_on_request(fixture: Fixture) {
     assert_eq!((ended.state, ended.ended_at), (JobState::Cancelled, Some(START.plus_millis(3))));
     refused(catalog.request_cancel(waiting.id, START).await, ErrorKind::Conflict);
     refused(catalog.request_cancel(JobId::random(), START).await, ErrorKind::NotFound);
-    assert_eq!(catalog.claim_job("host-a", 1_000, START).await.unwrap(), None);
+    assert_eq!(catalog.claim_job(WorkKind::Work, "host-a", 1_000, START).await.unwrap(), None);
 
     let lease = fixture.lease().await;
     assert!(!catalog.heartbeat(&lease, 1_000, "{}", START).await.unwrap().0);
@@ -182,7 +184,7 @@ async fn lists_page_while_jobs_arrive(fixture: Fixture) {
     }
     assert_eq!(seen, expected);
 
-    catalog.claim_job("host-a", 1_000, START).await.unwrap();
+    catalog.claim_job(WorkKind::Work, "host-a", 1_000, START).await.unwrap();
     let running = JobFilter { state: Some(JobState::Running), kind: Some(JobKind::Backup) };
     let page = catalog.list_jobs(&running, &PageRequest::default()).await.unwrap();
     assert_eq!(page.items.iter().map(|job| job.id).collect::<Vec<_>>(), [expected[4]]);
@@ -200,7 +202,7 @@ async fn a_claim_passes_over_a_row_that_another_is_taking() {
     let mut other = connection.begin().await.unwrap();
     let lock = "SELECT id FROM jobs WHERE id = $1 FOR UPDATE";
     sqlx::query(lock).bind(oldest.id.to_string()).execute(&mut *other).await.unwrap();
-    let claim = fixture.catalog.claim_job("host-a", 1_000, START);
+    let claim = fixture.catalog.claim_job(WorkKind::Work, "host-a", 1_000, START);
     let claimed = tokio::time::timeout(Duration::from_secs(60), claim).await.expect("it waits for the other");
     assert_eq!(claimed.unwrap().unwrap().0.id, second.id);
     other.rollback().await.unwrap();

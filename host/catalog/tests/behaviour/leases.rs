@@ -1,6 +1,6 @@
 //! Leases: keeping, losing, taking over. A lost lease has no effect whatsoever.
 
-use tidemark_catalog::{ErrorKind, Job, JobOutcome, Lease};
+use tidemark_catalog::{ErrorKind, Job, JobOutcome, Lease, WorkKind};
 use tidemark_model::JobState;
 
 use crate::engines::{Fixture, START, refused};
@@ -78,7 +78,11 @@ async fn an_expired_job_is_taken_over_with_its_steps(fixture: Fixture) {
         (Some("host-b"), Some(later.plus_millis(5_000)))
     );
     assert_eq!(job.started_at, Some(START));
-    assert_eq!(catalog.claim_job("host-c", 1_000, later).await.unwrap(), None, "it is not simply run again");
+    assert_eq!(
+        catalog.claim_job(WorkKind::Work, "host-c", 1_000, later).await.unwrap(),
+        None,
+        "it is not simply run again"
+    );
     assert_eq!(catalog.claim_expired("host-c", 1_000, later).await.unwrap(), None);
 
     catalog.record_step(&taken, "recovery", "{}", later).await.unwrap();
@@ -122,7 +126,7 @@ async fn a_restarted_host_takes_its_own_jobs_at_once(fixture: Fixture) {
     let catalog = &fixture.catalog;
     let (first, second) = (fixture.lease().await, fixture.lease().await);
     fixture.submit(None).await;
-    let (foreign, _) = catalog.claim_job("host-b", 10_000, START).await.unwrap().unwrap();
+    let (foreign, _) = catalog.claim_job(WorkKind::Work, "host-b", 10_000, START).await.unwrap().unwrap();
     let mut held: Vec<_> = catalog.owner_jobs("host-a").await.unwrap().iter().map(|job| job.id).collect();
     assert_eq!(held, [first.job_id, second.job_id]);
 
@@ -147,7 +151,8 @@ async fn a_requeued_job_starts_afresh(fixture: Fixture) {
     let job = catalog.requeue_job(&lease, START).await.unwrap();
     assert_eq!((job.state, job.epoch, job.lease_owner), (JobState::Queued, 1, None));
     assert!(catalog.steps(job.id).await.unwrap().is_empty());
-    let (again, fresh) = catalog.claim_job("host-a", 1_000, START.plus_millis(9)).await.unwrap().unwrap();
+    let (again, fresh) =
+        catalog.claim_job(WorkKind::Work, "host-a", 1_000, START.plus_millis(9)).await.unwrap().unwrap();
     assert_eq!((again.id, again.epoch, again.started_at), (job.id, 2, Some(START)));
     all_refused(&fixture, &lease).await;
     catalog.record_step(&fresh, "snapshot-requested", "{}", START).await.unwrap();

@@ -8,6 +8,7 @@ mod chain_changes;
 mod chains;
 mod configuration;
 mod engines;
+mod flows;
 mod jobs;
 mod leases;
 mod plugins;

@@ -1,6 +1,6 @@
 //! The schema by itself: it is applied once, refuses what no code should write, and cascades where it must.
 
-use tidemark_catalog::{Catalog, ErrorKind};
+use tidemark_catalog::{Catalog, ErrorKind, WorkKind};
 
 use crate::engines::{Fixture, START, backup, new_job, refused};
 use crate::on_both_engines;
@@ -40,7 +40,10 @@ async fn two_hosts_open_a_fresh_catalog_at_once(fixture: Fixture) {
         let job = one.submit_job(&new_job(None, None), START).await.unwrap();
         assert_eq!(other.job(job.id).await.unwrap(), job);
         // Both write, so that the file's lock is contended beyond one process's queue.
-        let (a, b) = tokio::join!(one.claim_job("a", 1_000, START), other.claim_job("b", 1_000, START));
+        let (a, b) = tokio::join!(
+            one.claim_job(WorkKind::Work, "a", 1_000, START),
+            other.claim_job(WorkKind::Work, "b", 1_000, START)
+        );
         assert_ne!(a.unwrap().is_some(), b.unwrap().is_some());
     }
 }
@@ -125,7 +128,7 @@ async fn no_constraint_is_missing(fixture: Fixture) {
     let elsewhere = format!("'{}'", fixture.repository("elsewhere").await.id);
     fixture.catalog.import_backup(&backup(&vm, &store, None, 0)).await.unwrap();
     fixture.submit(Some("vm:1")).await;
-    fixture.catalog.claim_job("host-a", 1_000, START).await.unwrap().unwrap();
+    fixture.catalog.claim_job(WorkKind::Work, "host-a", 1_000, START).await.unwrap().unwrap();
     let other = format!("'{OTHER}'");
     let (id, key) = (("id", other.as_str()), ("manifest_key", "'k.json'"));
 
