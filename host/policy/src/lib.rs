@@ -1,10 +1,20 @@
-//! Decides which kind of backup is right and how backups leave a chain, as pure functions over what is known.
+//! Decides which kind of backup is right, what is kept and how backups leave a chain, as pure functions over what is known.
 //!
 //! The rule above all others: an incremental is only chosen where every disk's changes since the parent can be
 //! known, and a full always carries the reason why it is one.
 
+mod calendar;
 mod chain;
+#[cfg(test)]
+mod fixtures;
 mod plan;
+mod prune_rules;
+mod schedule;
+mod window;
 
+pub use calendar::{Period, PeriodKey, Zone, ZoneError, age_days, newest_first, parse_moment, rank_points};
 pub use chain::{ChainLink, ChainPlan, ChainRefusal, Merge, plan_deletion, plan_full};
 pub use plan::{DiskState, ParentState, Plan, confirm, propose};
+pub use prune_rules::{KeepRule, KeepRules, prune_rules};
+pub use schedule::{Schedule, ScheduleError};
+pub use window::Window;
