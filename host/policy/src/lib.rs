@@ -10,6 +10,7 @@ mod fixtures;
 mod plan;
 mod prune_rules;
 mod schedule;
+mod script;
 mod window;
 
 pub use calendar::{Period, PeriodKey, Zone, ZoneError, age_days, newest_first, parse_moment, rank_points};
@@ -17,4 +18,5 @@ pub use chain::{ChainLink, ChainPlan, ChainRefusal, Merge, plan_deletion, plan_f
 pub use plan::{DiskState, ParentState, Plan, confirm, propose};
 pub use prune_rules::{KeepRule, KeepRules, prune_rules};
 pub use schedule::{Schedule, ScheduleError};
+pub use script::{Diagnostic, Script, ScriptError, ScriptErrorKind, Severity, check};
 pub use window::Window;
