@@ -7,6 +7,7 @@ mod calendar;
 mod chain;
 #[cfg(test)]
 mod fixtures;
+mod floors;
 mod plan;
 mod prune_rules;
 mod schedule;
@@ -15,6 +16,7 @@ mod window;
 
 pub use calendar::{Period, PeriodKey, Zone, ZoneError, age_days, newest_first, parse_moment, rank_points};
 pub use chain::{ChainLink, ChainPlan, ChainRefusal, Merge, plan_deletion, plan_full};
+pub use floors::{Fate, FloorAlert, Floors, Keeper, RetentionOutcome, apply_floors};
 pub use plan::{DiskState, ParentState, Plan, confirm, propose};
 pub use prune_rules::{KeepRule, KeepRules, prune_rules};
 pub use schedule::{Schedule, ScheduleError};
