@@ -4,6 +4,7 @@
 //! known, and a full always carries the reason why it is one.
 
 mod calendar;
+mod cases;
 mod chain;
 #[cfg(test)]
 mod fixtures;
@@ -12,13 +13,16 @@ mod plan;
 mod prune_rules;
 mod schedule;
 mod script;
+mod sizes;
 mod window;
 
 pub use calendar::{Period, PeriodKey, Zone, ZoneError, age_days, newest_first, parse_moment, rank_points};
+pub use cases::{CaseResult, CasesError, cases_kind, run_cases};
 pub use chain::{ChainLink, ChainPlan, ChainRefusal, Merge, plan_deletion, plan_full};
 pub use floors::{Fate, FloorAlert, Floors, Keeper, RetentionOutcome, apply_floors};
 pub use plan::{DiskState, ParentState, Plan, confirm, propose};
 pub use prune_rules::{KeepRule, KeepRules, prune_rules};
 pub use schedule::{Schedule, ScheduleError};
 pub use script::{Diagnostic, Script, ScriptError, ScriptErrorKind, Severity, check};
+pub use sizes::{format_size, parse_size};
 pub use window::Window;
