@@ -53,10 +53,9 @@ impl Timeline {
             .map_err(|error| reader.wrong(entry, error.to_string()))?;
         let kind = given.backup_type.as_ref().map(|kind| reader.backup_type(kind)).transpose()?;
         let size = given.size.as_ref().map(|size| reader.size(size)).transpose()?;
-        if let Some(name) = &given.id {
-            if self.names.iter().flatten().any(|known| known == name.get_ref()) {
-                return Err(reader.wrong(name, format!("there are two backups '{}'", name.get_ref())));
-            }
+        let taken = |name: &&At<String>| self.names.iter().flatten().any(|known| known == name.get_ref());
+        if let Some(name) = given.id.as_ref().filter(taken) {
+            return Err(reader.wrong(name, format!("there are two backups '{}'", name.get_ref())));
         }
         self.names.push(given.id.as_ref().map(|name| name.get_ref().clone()));
         self.points.push(RetentionPoint {
