@@ -23,6 +23,6 @@ pub use floors::{Fate, FloorAlert, Floors, Keeper, RetentionOutcome, apply_floor
 pub use plan::{DiskState, ParentState, Plan, confirm, propose};
 pub use prune_rules::{KeepRule, KeepRules, prune_rules};
 pub use schedule::{Schedule, ScheduleError};
-pub use script::{Diagnostic, Script, ScriptError, ScriptErrorKind, Severity, check};
+pub use script::{Diagnostic, Script, ScriptError, ScriptErrorKind, Severity, check, likely_kind};
 pub use sizes::{format_size, parse_size};
 pub use window::Window;

@@ -30,7 +30,7 @@ use tidemark_model::{
     Selection,
 };
 
-pub use check::{Diagnostic, Severity, check};
+pub use check::{Diagnostic, Severity, check, likely_kind};
 pub use error::{ScriptError, ScriptErrorKind};
 
 use objects::{Backup, GroupContext, Past, Points, RetentionContext, Run, Vm};

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use tidemark_model::PolicyKind;
-use tidemark_policy::{Script, cases_kind, check, run_cases};
+use tidemark_policy::{Script, cases_kind, check, likely_kind, run_cases};
 
 fn library() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../policies")
@@ -30,6 +30,7 @@ fn nothing_is_found_wrong_with_any() {
     assert!(all().len() >= 14);
     for (kind, path) in all() {
         let source = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(likely_kind(&source), kind);
         let found: Vec<String> = check(kind, &source).iter().map(ToString::to_string).collect();
         assert!(found.is_empty(), "{}:\n{}", path.display(), found.join("\n"));
     }

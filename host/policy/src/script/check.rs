@@ -117,20 +117,27 @@ pub(super) fn entry_errors(kind: PolicyKind, ast: &AST, source: &str) -> Vec<Scr
 
 /// An error at the place where a function is defined: the tree does not hold it, the text does.
 pub(super) fn at_function(kind: ScriptErrorKind, message: String, source: &str, name: &str) -> ScriptError {
-    let mut error = ScriptError::new(kind, message);
-    for (number, line) in source.lines().enumerate() {
+    let (line, column) = defined_at(source, name).unzip();
+    ScriptError { line, column, ..ScriptError::new(kind, message) }
+}
+
+/// The line and column at which a text defines a function.
+fn defined_at(source: &str, name: &str) -> Option<(usize, usize)> {
+    let starts = |code: &str| {
+        let rest = code.strip_prefix("fn ").and_then(|rest| rest.trim_start().strip_prefix(name));
+        rest.is_some_and(|rest| rest.trim_start().starts_with('('))
+    };
+    source.lines().enumerate().find_map(|(number, line)| {
         let code = line.split("//").next().unwrap_or_default();
-        let starts = |at: &usize| {
-            let rest = code[at + 3..].trim_start();
-            rest.strip_prefix(name).is_some_and(|rest| rest.trim_start().starts_with('('))
-        };
-        if let Some(at) = code.match_indices("fn ").map(|(at, _)| at).find(starts) {
-            error.line = Some(number + 1);
-            error.column = Some(code[..at].chars().count() + 1);
-            break;
-        }
-    }
-    error
+        let (at, _) = code.match_indices("fn ").find(|(at, _)| starts(&code[*at..]))?;
+        Some((number + 1, code[..at].chars().count() + 1))
+    })
+}
+
+/// The kind that a text looks like: one that defines `select` is a group policy, any other a retention policy.
+#[must_use]
+pub fn likely_kind(source: &str) -> PolicyKind {
+    if defined_at(source, "select").is_some() { PolicyKind::Group } else { PolicyKind::Retention }
 }
 
 /// Functions that nobody calls: entry points of the other kind, and helpers that were left over.

@@ -2,6 +2,7 @@
 
 mod contract;
 mod diagnostics;
+mod guide;
 mod walls;
 
 use tidemark_model::{
