@@ -96,12 +96,10 @@ pub fn cases_kind(toml: &str) -> Result<Option<PolicyKind>, CasesError> {
 fn run_case(reader: &Reader<'_>, script: &Script, placed: &Spanned<Case>) -> Result<CaseResult, CasesError> {
     let case = placed.get_ref();
     let zone = reader.zone(case.time_zone.as_ref())?;
-    let settings = serde_json::to_string(&case.settings)
-        .map_err(|error| reader.wrong(placed, format!("the settings are no JSON: {error}")))?;
     let context = PolicyContext {
         now: reader.moment(&case.now, zone)?,
         time_zone: zone.name().to_owned(),
-        settings_json: settings,
+        settings_json: file::settings_json(&case.settings),
         vm: None,
     };
     let vm = case.vm.as_ref().map(|vm| reader.candidate(vm)).transpose()?;

@@ -1,15 +1,9 @@
 //! What the tests of this crate share: backups made of a number and a time.
 
-use std::str::FromStr as _;
-
-use tidemark_model::{BackupId, BackupType, ByteLen, Ranks, RetentionPoint, UtcMillis};
+use tidemark_model::{BackupType, ByteLen, Ranks, RetentionPoint, UtcMillis};
 
 use crate::calendar::{Zone, age_days, parse_moment, rank_points};
-
-/// An id that shows its number.
-pub(crate) fn id(number: usize) -> BackupId {
-    BackupId::from_str(&format!("00000000-0000-4000-8000-{number:012}")).unwrap()
-}
+use crate::numbered::numbered_id;
 
 /// A moment from RFC 3339 text, or from wall-clock text in `zone`.
 pub(crate) fn moment(text: &str, zone: Zone) -> UtcMillis {
@@ -19,7 +13,7 @@ pub(crate) fn moment(text: &str, zone: Zone) -> UtcMillis {
 /// A sound incremental of 1 GiB that nobody pinned or verified.
 pub(crate) fn point(number: usize, created_at: UtcMillis) -> RetentionPoint {
     RetentionPoint {
-        id: id(number),
+        id: numbered_id(number),
         created_at,
         age_days: 0.0,
         rank: Ranks::default(),

@@ -22,6 +22,7 @@ mod tests;
 mod values;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use rhai::{AST, CallFnOptions, Dynamic, Engine, FuncArgs, Scope};
 use serde_json::{Map, Value};
@@ -141,6 +142,7 @@ impl Script {
         self.must_be(PolicyKind::Retention)?;
         let run = Run::new(points, ctx, self.settings(ctx)?)?;
         isolated(|| {
+            let started = Instant::now();
             let mut prepared = Dynamic::UNIT;
             if self.has("prepare") {
                 let before = RetentionContext { run: Arc::clone(&run), prepared: Dynamic::UNIT };
@@ -148,7 +150,9 @@ impl Script {
                     self.call(&engine(preparation), "prepare", (Points(Arc::clone(&run)), before))?;
                 prepared = values::freeze(answer);
             }
-            let engine = engine(retention);
+            // The time is that of the whole run.
+            let time = retention.time.saturating_sub(started.elapsed());
+            let engine = engine(Budget { time, ..retention });
             let decide = |at: usize| {
                 let ctx = RetentionContext { run: Arc::clone(&run), prepared: prepared.clone() };
                 let answer = self.call(&engine, "retain", (Backup { run: Arc::clone(&run), at }, ctx));
@@ -156,10 +160,9 @@ impl Script {
                     .and_then(|answer| answers::verdict(&answer))
                     .map_err(|error| error.about(&format!("about backup {}", points[at].id)))
             };
-            let end = std::time::Instant::now() + retention.time;
             (0..points.len())
                 .map(|at| match decide(at) {
-                    Ok(_) if std::time::Instant::now() >= end => {
+                    Ok(_) if started.elapsed() >= retention.time => {
                         let message = "the script took longer than it may";
                         Err(ScriptError::new(ScriptErrorKind::Deadline, message))
                     }

@@ -108,6 +108,26 @@ pub(super) struct Expect {
     pub(super) plan_reason: Option<String>,
 }
 
+/// Settings as a policy is given them; times are texts.
+pub(super) fn settings_json(settings: &Table) -> String {
+    fn json(value: &Value) -> serde_json::Value {
+        match value {
+            Value::String(text) => text.as_str().into(),
+            Value::Integer(number) => (*number).into(),
+            Value::Float(number) => (*number).into(),
+            Value::Boolean(yes) => (*yes).into(),
+            Value::Datetime(time) => time.to_string().into(),
+            Value::Array(items) => items.iter().map(json).collect(),
+            Value::Table(fields) => fields.iter().map(|(name, value)| (name.clone(), json(value))).collect(),
+        }
+    }
+    settings
+        .iter()
+        .map(|(name, value)| (name.clone(), json(value)))
+        .collect::<serde_json::Value>()
+        .to_string()
+}
+
 /// Reads the text, and turns its values into ours. Holds the text, to tell lines from places.
 pub(super) struct Reader<'a>(pub(super) &'a str);
 

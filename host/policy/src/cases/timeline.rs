@@ -1,12 +1,11 @@
 //! The backups of a test case: single ones, and rows of them made by a step or a cron text.
 
-use std::str::FromStr as _;
-
-use tidemark_model::{BackupId, BackupType, ByteLen, Ranks, RetentionPoint, UtcMillis};
+use tidemark_model::{BackupType, ByteLen, Ranks, RetentionPoint, UtcMillis};
 
 use super::CasesError;
 use super::file::{At, Entry, Reader};
 use crate::calendar::{Zone, age_days, rank_points};
+use crate::numbered::numbered_id;
 use crate::schedule::Schedule;
 
 /// No case may have more backups.
@@ -49,8 +48,7 @@ impl Timeline {
     ) -> Result<(), CasesError> {
         let given = entry.get_ref();
         let number = self.points.len();
-        let id = BackupId::from_str(&format!("00000000-0000-4000-8000-{number:012}"))
-            .map_err(|error| reader.wrong(entry, error.to_string()))?;
+        let id = numbered_id(number);
         let kind = given.backup_type.as_ref().map(|kind| reader.backup_type(kind)).transpose()?;
         let size = given.size.as_ref().map(|size| reader.size(size)).transpose()?;
         let taken = |name: &&At<String>| self.names.iter().flatten().any(|known| known == name.get_ref());
