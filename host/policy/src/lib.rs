@@ -3,7 +3,7 @@
 //!
 //! Policies are scripts (`script`), tested by cases (`cases`) and played into the future (`simulate`); what they let go is
 //! held against `floors`. Under them lie the calendar of a time zone, the counted keep rules and schedules. Nothing here
-//! reads a clock, a file or a database.
+//! reads a file or a database, nor a clock but to bound the time of a script.
 //!
 //! The rule above all others: an incremental is only chosen where every disk's changes since the parent can be
 //! known, and a full always carries the reason why it is one.

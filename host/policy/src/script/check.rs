@@ -140,7 +140,7 @@ pub fn likely_kind(source: &str) -> PolicyKind {
     if defined_at(source, "select").is_some() { PolicyKind::Group } else { PolicyKind::Retention }
 }
 
-/// Functions that nobody calls: entry points of the other kind, and helpers that were left over.
+/// Functions that nobody calls: entry points of the other kind, and what was left over.
 fn unused(kind: PolicyKind, ast: &AST, source: &str) -> Vec<Diagnostic> {
     let mut calls = BTreeSet::new();
     ast.walk(&mut |path: &[ASTNode]| {
