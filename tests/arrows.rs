@@ -49,6 +49,11 @@ const RULES: &[Rule] = &[
         why_no_more: "decisions are made from values, not from state",
     },
     Rule {
+        name: "tidemark-notify",
+        may_use: &[MODEL],
+        why_no_more: "it carries words out of the house; what happened, and who is told, the engine knows",
+    },
+    Rule {
         name: "tidemark-engine",
         may_use: &[
             MODEL,
@@ -58,6 +63,7 @@ const RULES: &[Rule] = &[
             "tidemark-catalog",
             "tidemark-plugins",
             "tidemark-policy",
+            "tidemark-notify",
         ],
         why_no_more: "jobs do not know who asked for them: no HTTP, no command line",
     },
