@@ -162,7 +162,10 @@ mod tests {
         let error = Error::caused(kind, "the connection ended", cause).during("POST to http://a");
         assert_eq!(error.to_string(), "POST to http://a: the connection ended");
         assert_eq!(error.source().unwrap().to_string(), "reset by peer");
-        assert_eq!(format!("{error:?}"), "Unreachable: POST to http://a: the connection ended (reset by peer)");
+        assert_eq!(
+            format!("{error:?}"),
+            "Unreachable: POST to http://a: the connection ended (reset by peer)"
+        );
         assert!(error.is_retryable());
     }
 

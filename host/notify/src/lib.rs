@@ -5,11 +5,19 @@
 //! here. Nothing is logged either: an error goes to the caller, and shows no secret.
 
 mod error;
+mod hook;
+mod http;
+mod quote;
 mod retry;
 mod secret;
 mod signature;
+mod trust;
+mod webhook;
 
 pub use error::{Error, ErrorKind, Result};
+pub use hook::{HookAnswer, HookSettings, HttpHook, Method};
+pub use http::HttpSettings;
 pub use retry::{Cancellation, Pause, RetryPolicy, deliver_with_retries};
 pub use secret::Secret;
 pub use signature::{SIGNATURE_HEADER, verify_signature};
+pub use webhook::{DELIVERY_HEADER, Delivery, EVENT_HEADER, Webhook};
