@@ -7,6 +7,7 @@
 mod error;
 mod hook;
 mod http;
+mod mail;
 mod quote;
 mod retry;
 mod secret;
@@ -17,6 +18,7 @@ mod webhook;
 pub use error::{Error, ErrorKind, Result};
 pub use hook::{HookAnswer, HookSettings, HttpHook, Method};
 pub use http::HttpSettings;
+pub use mail::{Address, Login, MailSettings, Mailer, Security, Sent};
 pub use retry::{Cancellation, Pause, RetryPolicy, deliver_with_retries};
 pub use secret::Secret;
 pub use signature::{SIGNATURE_HEADER, verify_signature};

@@ -1,4 +1,4 @@
-//! What the other side said, fit for an error message: one short line, in which no secret of ours is repeated.
+//! Foreign words fit for an error message or a subject: one short line, in which no secret of ours is repeated.
 
 use crate::secret::Secret;
 
@@ -19,17 +19,22 @@ pub(crate) fn pieces(text: &str, between: &[char]) -> Vec<Secret> {
 
 /// One line of `text`, with every one of `hidden` replaced.
 pub(crate) fn quote<'a>(text: &[u8], hidden: impl IntoIterator<Item = &'a str>) -> String {
-    let mut line = String::from_utf8_lossy(text).into_owned();
+    let mut said = String::from_utf8_lossy(text).into_owned();
     for word in hidden {
         if word.len() >= SHORTEST_HIDDEN {
-            line = line.replace(word, "…");
+            said = said.replace(word, "…");
         }
     }
+    one_line(&said, MAX_QUOTED)
+}
+
+/// The words of `text` with one space between, `most` characters of them at most.
+pub(crate) fn one_line(text: &str, most: usize) -> String {
     let words: Vec<&str> =
-        line.split(|c: char| c.is_whitespace() || c.is_control()).filter(|w| !w.is_empty()).collect();
+        text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty()).collect();
     let line = words.join(" ");
-    match line.char_indices().nth(MAX_QUOTED) {
-        Some((end, _)) => format!("{} …", &line[..end]),
+    match line.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", &line[..end]),
         None => line,
     }
 }
@@ -46,6 +51,6 @@ mod tests {
         let said = quote(b"Bearer eyJ0.abcdef; token eyJ0.abcdef", hidden.iter().map(Secret::expose));
         assert_eq!(said, "…; token …");
         let long = "ä".repeat(MAX_QUOTED + 1);
-        assert_eq!(quote(long.as_bytes(), []), format!("{} …", "ä".repeat(MAX_QUOTED)));
+        assert_eq!(quote(long.as_bytes(), []), format!("{}…", "ä".repeat(MAX_QUOTED)));
     }
 }

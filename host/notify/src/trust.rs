@@ -17,6 +17,13 @@ pub(crate) fn authorities(pem: Option<&str>) -> Result<Vec<CertificateDer<'stati
     }
 }
 
+/// [`authorities`] as rustls wants them. Of the machine's, those that cannot be used are passed over.
+pub(crate) fn roots(pem: Option<&str>) -> Result<Arc<RootCertStore>> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(authorities(pem)?);
+    Ok(Arc::new(roots))
+}
+
 /// The cryptography of the whole house.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();

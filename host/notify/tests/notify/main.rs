@@ -5,4 +5,7 @@
 mod authority;
 mod hook;
 mod http_peer;
+mod mail;
+mod python;
+mod smtp_peer;
 mod webhook;
