@@ -19,10 +19,8 @@ pub(crate) use self::answer::Answer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::secret::Secret;
 use crate::signature::{self, SIGNATURE_HEADER};
-use crate::{quote, trust};
+use crate::{bounds, quote, trust};
 
-/// The largest body that is sent.
-const MAX_BODY: usize = 1 << 20;
 const USER_AGENT: &str = concat!("tidemark/", env!("CARGO_PKG_VERSION"));
 
 /// Where to, and how.
@@ -34,7 +32,7 @@ pub struct HttpSettings {
     pub headers: Vec<(String, Secret)>,
     /// Signs each request where it is given; see [`verify_signature`](crate::verify_signature).
     pub secret: Option<Secret>,
-    /// For the whole call, from the resolution of the name to the last byte that is read.
+    /// For the whole call, from the resolution of the name to the last byte that is read; an hour at most.
     pub timeout: Duration,
     /// PEM of the authorities to believe in place of the machine's.
     pub authorities: Option<String>,
@@ -90,9 +88,7 @@ impl Caller {
         let uri = address::parse(&url)?;
         let origin = address::origin(&uri);
         let named = |error: Error| error.during(&origin);
-        if timeout.is_zero() {
-            return Err(named(Error::invalid("the timeout is zero: give it some seconds")));
-        }
+        bounds::check_timeout(timeout).map_err(named)?;
         if secret.as_ref().is_some_and(Secret::is_empty) {
             return Err(named(Error::invalid("the secret is empty: give one, or none at all")));
         }
@@ -145,11 +141,7 @@ impl Caller {
             request = request.header(CONTENT_TYPE, "application/json");
         }
         let signed = body.as_deref().unwrap_or_default();
-        if signed.len() > MAX_BODY {
-            let context =
-                format!("a body of {} bytes is too large; {MAX_BODY} are sent at most", signed.len());
-            return Err(Error::invalid(context));
-        }
+        bounds::check_body("a body", signed.len())?;
         if let Some(secret) = &self.secret {
             request = request.header(SIGNATURE_HEADER, signature::sign(secret, SystemTime::now(), signed)?);
         }

@@ -4,6 +4,7 @@
 //! work, and stores what must not be lost. What happened, who is told and what a hook's answer means is not known
 //! here. Nothing is logged either: an error goes to the caller, and shows no secret.
 
+mod bounds;
 mod error;
 mod hook;
 mod http;

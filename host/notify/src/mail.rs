@@ -20,6 +20,7 @@ use rustls_pki_types::ServerName;
 
 pub use self::address::Address;
 use self::dialogue::{Dialogue, Server};
+use crate::bounds;
 use crate::error::{Error, ErrorKind, Result};
 use crate::secret::Secret;
 use crate::trust;
@@ -61,7 +62,7 @@ pub struct MailSettings {
     pub login: Option<Login>,
     /// The sender, and whom a bounce goes to.
     pub from: Address,
-    /// For the whole talk, from the resolution of the name to the last reply.
+    /// For the whole talk, from the resolution of the name to the last reply; an hour at most.
     pub timeout: Duration,
     /// What this machine calls itself to the server; its address where absent.
     pub hello_name: Option<String>,
@@ -191,9 +192,7 @@ fn check(settings: &MailSettings) -> Result<()> {
     if *port == 0 {
         return Err(Error::invalid("the mail server's port is 0: give one from 1 to 65535"));
     }
-    if timeout.is_zero() || Instant::now().checked_add(*timeout).is_none() {
-        return Err(Error::invalid("the timeout is none: give it some seconds"));
-    }
+    bounds::check_timeout(*timeout)?;
     if let Some(Login { username, password }) = login {
         if username.is_empty() || password.is_empty() {
             return Err(Error::invalid("the login lacks a username or a password: give both, or none"));

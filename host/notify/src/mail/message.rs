@@ -9,13 +9,13 @@ use lettre::message::SinglePart;
 use lettre::message::header::{ContentType, HeaderName, HeaderValue};
 
 use super::Address;
+use crate::bounds;
 use crate::error::{Error, ErrorKind, Result};
 use crate::quote::one_line;
 
 /// More recipients are a mailing list's business.
 const MOST_RECIPIENTS: usize = 100;
 const LONGEST_SUBJECT: usize = 250;
-const LARGEST_BODY: usize = 1 << 20;
 
 /// A mail as it is sent, with CRLF at the end of every line, and its `Message-ID`.
 pub(super) struct Composed {
@@ -28,10 +28,7 @@ pub(super) fn compose(from: &Address, to: &[Address], subject: &str, body: &str)
         let context = format!("a mail to {} addresses: give from 1 to {MOST_RECIPIENTS}", to.len());
         return Err(Error::invalid(context));
     }
-    if body.len() > LARGEST_BODY {
-        let context = format!("a mail of {} bytes is too large; {LARGEST_BODY} are sent at most", body.len());
-        return Err(Error::invalid(context));
-    }
+    bounds::check_body("a mail", body.len())?;
     let id = format!("<{}@{}>", uuid::Uuid::new_v4(), from.domain());
     let mut message = Message::builder()
         .from(from.to_header())
@@ -111,7 +108,7 @@ mod tests {
 
     #[test]
     fn bounds_are_kept() {
-        assert!(composed("s", &"x".repeat(LARGEST_BODY + 1)).is_err());
+        assert!(composed("s", &"x".repeat(bounds::LARGEST_BODY + 1)).is_err());
         assert!(composed(&"x".repeat(100_000), "").unwrap().len() < 1000);
         let from: Address = "a@example.com".parse().unwrap();
         assert!(compose(&from, &[], "s", "b").is_err());

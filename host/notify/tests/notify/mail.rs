@@ -351,7 +351,7 @@ fn settings_that_cannot_be_are_refused_before_anything_is_sent() {
     for change in fine {
         with(change).unwrap();
     }
-    let cases: [(Change, &str); 11] = [
+    let cases: [(Change, &str); 12] = [
         (|s| s.security = Security::None, "in the clear"),
         (|s| (s.security, s.host) = (Security::None, "127.0.0.1.example.com".to_owned()), "in the clear"),
         (|s| s.host = String::new(), "without a port"),
@@ -359,6 +359,7 @@ fn settings_that_cannot_be_are_refused_before_anything_is_sent() {
         (|s| s.host = "smtp.example.com\r\nQUIT".to_owned(), "without a port"),
         (|s| s.port = 0, "port"),
         (|s| s.timeout = Duration::ZERO, "timeout"),
+        (|s| s.timeout = Duration::MAX, "timeout"),
         (|s| s.hello_name = Some("a\r\nMAIL FROM:<>".to_owned()), "own name"),
         (|s| s.authorities = Some("none".to_owned()), "PEM"),
         (|s| s.login.as_mut().unwrap().password = Secret::new(""), "password"),

@@ -5,6 +5,7 @@
 mod authority;
 mod hook;
 mod http_peer;
+mod logs;
 mod mail;
 mod python;
 mod smtp_peer;

@@ -255,10 +255,11 @@ fn settings_that_cannot_be_are_refused_before_anything_is_sent() {
         Webhook::new(settings).map(drop)
     };
     with(|_| {}).unwrap();
-    let cases: [(Change, &str); 9] = [
+    let cases: [(Change, &str); 10] = [
         (|s| s.url = "https://user:s3cret@receiver.example/".to_owned(), "Authorization"),
         (|s| s.url = "ftp://receiver.example/".to_owned(), "neither http nor https"),
         (|s| s.timeout = Duration::ZERO, "timeout"),
+        (|s| s.timeout = Duration::MAX, "timeout"),
         (|s| s.secret = Some(Secret::new("")), "empty"),
         (|s| s.authorities = Some("s3cret".to_owned()), "PEM"),
         (|s| s.headers = vec![("X Y".to_owned(), Secret::new("s3cret"))], "no name of a header"),
