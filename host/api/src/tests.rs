@@ -38,6 +38,8 @@ impl Host {
             plugins_dir: None,
             owner: None,
             limits: Limits { jobs: 1, ..Limits::default() },
+            mail: None,
+            clock: tidemark_engine::Clock::System,
             abort_at_step: None,
         };
         let engine = Engine::start(options).await.unwrap();
@@ -215,6 +217,7 @@ async fn jobs_come_in_pages_newest_first() {
     let mut submitted = Vec::new();
     for _ in 0..5 {
         let new = NewJob {
+            priority: 0,
             kind: JobKind::Verify,
             payload_json: "{}".to_owned(),
             exclusive_key: None,

@@ -139,6 +139,23 @@ impl Catalog {
         self.database.fetch_all(query.bind(now)).await?.iter().map(flow_of).collect()
     }
 
+    /// Sets a flow's next time, where it is still the one that is given. A time that was fired already does not fire again.
+    ///
+    /// # Errors
+    /// Only those of the database.
+    pub async fn set_next_fire(
+        &self,
+        id: FlowId,
+        revision: i64,
+        known: UtcMillis,
+        next: UtcMillis,
+    ) -> Result<()> {
+        let update = Statement::new(
+            "UPDATE flows SET next_fire_at = $1 WHERE id = $2 AND revision = $3 AND next_fire_at = $4",
+        );
+        self.database.write(update.bind(next).bind(id).bind(revision).bind(known)).await.map(drop)
+    }
+
     /// Fires a flow for one time: firing, job, run and the next time in one transaction. Answers with the firing where
     /// this host was the one; none where another host fired it or the flow was changed meanwhile. While a run of the
     /// flow waits already, no second one joins it: the firing says so.

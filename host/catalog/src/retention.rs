@@ -49,7 +49,7 @@ impl Catalog {
     }
 
     /// Brings the marks of a VM's backups in a repository to what a policy says now: those of `marks` are set where
-    /// there is none yet (an older mark keeps its time and approval), all others are taken away.
+    /// there is none yet (an older mark keeps its time, and what a person approved), all others are taken away.
     ///
     /// # Errors
     /// Only those of the database.
@@ -83,7 +83,9 @@ impl Catalog {
                 "INSERT INTO retention_marks (backup_id, vm_id, repository_id, policy, marked_at, due_at, approved,
                      approved_by)
                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-                 ON CONFLICT (backup_id) DO UPDATE SET policy = excluded.policy",
+                 ON CONFLICT (backup_id) DO UPDATE SET policy = excluded.policy,
+                     approved = CASE WHEN retention_marks.approved_by IS NULL THEN excluded.approved
+                         ELSE retention_marks.approved END",
             );
             let insert = insert.bind(*backup_id).bind(*vm_id).bind(*repository_id).bind(policy);
             let insert = insert.bind(*marked_at).bind(*due_at).bind(*approved).bind(approved_by.as_deref());
@@ -227,25 +229,27 @@ fn mark_of(row: &Row) -> Result<RetentionMark> {
 }
 
 impl Catalog {
-    /// The copies of a VM's backups in a repository: which backup each is of, and its own id.
+    /// The good copies of a VM's backups in a repository: which backup each is of, and its own id.
     ///
     /// # Errors
     /// Only those of the database.
     pub async fn copies(&self, vm: VmId, repository: RepositoryId) -> Result<Vec<(BackupId, BackupId)>> {
         let query = Statement::new(
-            "SELECT copy_of, id FROM backups WHERE vm_id = $1 AND repository_id = $2 AND copy_of IS NOT NULL
+            "SELECT copy_of, id FROM backups WHERE vm_id = $1 AND repository_id = $2 AND copy_of IS NOT NULL AND status = 'completed'
              ORDER BY snapshot_at",
         );
         let rows = self.database.fetch_all(query.bind(vm).bind(repository)).await?;
         rows.iter().map(|row| Ok((row.parsed("copy_of")?, row.parsed("id")?))).collect()
     }
 
-    /// Whether a repository has a copy of a backup.
+    /// The good copy of a backup that a repository has.
     ///
     /// # Errors
     /// Only those of the database.
     pub async fn copy_of(&self, origin: BackupId, repository: RepositoryId) -> Result<Option<BackupId>> {
-        let query = Statement::new("SELECT id FROM backups WHERE copy_of = $1 AND repository_id = $2");
+        let query = Statement::new(
+            "SELECT id FROM backups WHERE copy_of = $1 AND repository_id = $2 AND status = 'completed'",
+        );
         let row = self.database.fetch_optional(query.bind(origin).bind(repository)).await?;
         row.map(|row| row.parsed("id")).transpose()
     }

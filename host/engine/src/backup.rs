@@ -54,7 +54,7 @@ pub(crate) async fn run(job: &Arc<JobContext>) -> std::result::Result<Value, Fai
         Ok(backup) => {
             let Attempt { connector, warnings, audited, .. } = attempt;
             plugins::log_out(connector).await;
-            synthesize::after_backup(&job.shared, &backup).await;
+            synthesize::after_backup(&job.shared, &backup, payload.then_synthetic).await;
             Ok(result_json(&backup, &warnings, audited))
         }
         Err(error) => Err(attempt.give_up(error).await),
@@ -97,7 +97,7 @@ impl<'a> Attempt<'a> {
             left: Leftovers::default(),
             warnings: Vec::new(),
             audited: None,
-            started_at: UtcMillis::now(),
+            started_at: job.shared.clock.now(),
             slot: None,
             bandwidth,
         };
@@ -226,9 +226,9 @@ impl<'a> Attempt<'a> {
         let requested =
             Step::SnapshotRequested { vm_key: vm_key.clone(), idempotency_key: idempotency_key.clone() };
         self.record(requested).await?;
-        let at = UtcMillis::now();
+        let at = self.job.shared.clock.now();
         let patience = Patience::new();
-        let snapshot = loop {
+        let mut snapshot = loop {
             match self.connector.create_snapshot(&vm_key, &idempotency_key, self.subject.quiesce()).await {
                 Ok(snapshot) => break snapshot,
                 Err(error) => patience.wait(error, &self.job.cancel).await?,
@@ -236,6 +236,7 @@ impl<'a> Attempt<'a> {
         };
         self.record(Step::SnapshotTaken { vm_key, token: snapshot.token.clone() }).await?;
         self.warnings.extend(snapshot.warnings.iter().cloned());
+        self.leave_out(&mut snapshot);
         if snapshot.disks.is_empty() {
             return Err(Error::invalid(format!(
                 "VM '{}' has no disk that can be protected",
@@ -243,6 +244,19 @@ impl<'a> Attempt<'a> {
             )));
         }
         Ok((snapshot, at))
+    }
+
+    /// Disks that the flow's policy leaves out, by key or label.
+    fn leave_out(&mut self, snapshot: &mut Snapshot) {
+        let excluded = &self.subject.exclude_disks;
+        let warnings = &mut self.warnings;
+        snapshot.disks.retain(|disk| {
+            let out = excluded.iter().any(|name| *name == disk.key.0 || *name == disk.label);
+            if out {
+                warnings.push(format!("disk {} ({}) is left out, as the policy says", disk.key, disk.label));
+            }
+            !out
+        });
     }
 
     /// What was read is of one moment only if the snapshot stood until the end.
@@ -302,7 +316,7 @@ impl<'a> Attempt<'a> {
             reason: chosen.reason.clone(),
             started_at: self.started_at,
             snapshot_at,
-            completed_at: UtcMillis::now(),
+            completed_at: self.job.shared.clock.now(),
             manifest_key,
             pinned: false,
             plugins_json: plugins.to_string(),

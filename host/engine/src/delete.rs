@@ -49,32 +49,10 @@ impl Engine {
                 0 => key.clone(),
                 number => format!("{key}#{number}"),
             });
-            jobs.push(self.submit_delete_of(actor, vm_id, repository_id, &set, key).await?);
+            let ids: Vec<BackupId> = set.iter().map(|backup| backup.id).collect();
+            jobs.push(self.shared.submit_deletion(actor, vm_id, repository_id, &ids, false, key).await?);
         }
         Ok(jobs)
-    }
-
-    async fn submit_delete_of(
-        &self,
-        actor: &str,
-        vm_id: VmId,
-        repository_id: RepositoryId,
-        set: &[Backup],
-        idempotency_key: Option<String>,
-    ) -> Result<Job> {
-        let payload = DeletePayload {
-            vm_id: vm_id.to_string(),
-            repository_id: repository_id.to_string(),
-            backup_ids: set.iter().map(|backup| backup.id.to_string()).collect(),
-        };
-        // The same key as a backup of the VM: a chain is never cut while it grows.
-        let exclusive = Some(format!("vm:{vm_id}"));
-        let job = self.shared.submit(JobKind::DeleteBackup, &payload, exclusive, idempotency_key).await?;
-        for backup in set {
-            let detail = json!({ "vm": backup.vm_name, "job_id": job.id.to_string() });
-            self.shared.audit(actor, "backup.delete", &backup.id.to_string(), detail).await;
-        }
-        Ok(job)
     }
 
     /// Keeps a backup whatever a policy says, or lets it go again.
@@ -89,13 +67,45 @@ impl Engine {
     }
 }
 
+impl Shared {
+    /// Queues the deletion of backups of one VM from one repository.
+    pub(crate) async fn submit_deletion(
+        &self,
+        actor: &str,
+        vm_id: VmId,
+        repository_id: RepositoryId,
+        ids: &[BackupId],
+        by_retention: bool,
+        idempotency_key: Option<String>,
+    ) -> Result<Job> {
+        let payload = DeletePayload {
+            vm_id: vm_id.to_string(),
+            repository_id: repository_id.to_string(),
+            backup_ids: ids.iter().map(ToString::to_string).collect(),
+            by_retention,
+        };
+        // The same key as a backup of the VM: a chain is never cut while it grows.
+        let exclusive = Some(format!("vm:{vm_id}"));
+        let job = self.submit(JobKind::DeleteBackup, &payload, exclusive, idempotency_key).await?;
+        let vm = self.catalog.vm(vm_id).await?;
+        for id in ids {
+            let detail = json!({ "vm": vm.name, "job_id": job.id.to_string() });
+            self.audit(actor, "backup.delete", &id.to_string(), detail).await;
+        }
+        Ok(job)
+    }
+}
+
 /// Runs a delete job.
 pub(crate) async fn run(job: &Arc<JobContext>) -> std::result::Result<Value, Failure> {
-    let DeletePayload { vm_id, repository_id, backup_ids } = job.payload()?;
+    let DeletePayload { vm_id, repository_id, backup_ids, by_retention } = job.payload()?;
     let damaged = |e: tidemark_model::IdParseError| Error::damaged(e.to_string());
     let (vm_id, repository_id) = (vm_id.parse().map_err(damaged)?, repository_id.parse().map_err(damaged)?);
     let ids = backup_ids.iter().map(|id| id.parse().map_err(damaged));
-    let ids = ids.collect::<Result<Vec<BackupId>>>()?;
+    let mut ids = ids.collect::<Result<Vec<BackupId>>>()?;
+    if by_retention {
+        ids = crate::retention::still_going(&job.shared, vm_id, repository_id, ids).await?;
+    }
     let change = Consolidation::open(job, vm_id, repository_id).await?;
     let plan = tidemark_policy::plan_deletion(&change.links(), &ids).map_err(Error::from)?;
     change.run(&plan).await

@@ -5,17 +5,20 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tidemark_catalog::{AuditEntry, Catalog, Job, JobFilter, NewJob, PageRequest, WorkKind};
 use tidemark_model::{JobId, JobKind, JobState, UtcMillis};
+use tidemark_notify::{MailSettings, Mailer};
 use tidemark_qcow2::Compression;
 use tokio::sync::{Notify, Semaphore, broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result, is_bad_medium};
 use crate::export::MAX_EXPORTS;
 use crate::mover::MoveTuning;
@@ -26,7 +29,7 @@ use crate::slots::DiskSlots;
 use crate::source::SourceOptions;
 use crate::step::Step;
 use crate::throttle::Throttles;
-use crate::{connections, queue, recovery, tokens};
+use crate::{connections, flows, queue, recovery, tokens};
 
 /// How many events a slow listener may lag behind.
 const EVENTS: usize = 1024;
@@ -50,6 +53,10 @@ pub struct EngineOptions {
     pub owner: Option<String>,
     /// How much at once.
     pub limits: Limits,
+    /// Through which mail is sent; none sends none.
+    pub mail: Option<MailSettings>,
+    /// By which schedules fire and backups age.
+    pub clock: Clock,
     /// For tests: the process aborts right after this step was recorded.
     pub abort_at_step: Option<String>,
 }
@@ -127,6 +134,12 @@ pub struct Engine {
     pub(crate) shared: Arc<Shared>,
 }
 
+/// A job that runs in this process.
+struct Running {
+    cancel: CancellationToken,
+    lease_lost: Arc<AtomicBool>,
+}
+
 /// What all of the engine's code has at hand.
 pub(crate) struct Shared {
     pub(crate) catalog: Catalog,
@@ -136,13 +149,15 @@ pub(crate) struct Shared {
     /// In every snapshot's name: whose it is.
     pub(crate) installation: String,
     pub(crate) limits: Limits,
+    pub(crate) mail: Option<Arc<Mailer>>,
+    pub(crate) clock: Clock,
     pub(crate) disk_slots: DiskSlots,
     pub(crate) throttles: Throttles,
     pub(crate) export_slots: Arc<Semaphore>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) wake: Notify,
     abort_at_step: Option<String>,
-    running: Mutex<HashMap<JobId, CancellationToken>>,
+    running: Mutex<HashMap<JobId, Running>>,
     events: broadcast::Sender<Event>,
     pub(crate) tasks: TaskTracker,
 }
@@ -153,7 +168,8 @@ impl Engine {
     /// # Errors
     /// Where the data folder, the catalog or the key cannot be used; recovery itself never stops the start.
     pub async fn start(options: EngineOptions) -> Result<Self> {
-        let EngineOptions { data_dir, database_url, plugins_dir, owner, limits, abort_at_step } = options;
+        let EngineOptions { data_dir, database_url, plugins_dir, owner, limits, mail, clock, abort_at_step } =
+            options;
         std::fs::create_dir_all(&data_dir)
             .map_err(|e| Error::io(format!("creating {}", data_dir.display()), e))?;
         let url = match database_url {
@@ -175,6 +191,12 @@ impl Engine {
             throttles: Throttles::default(),
             export_slots: Arc::new(Semaphore::new(MAX_EXPORTS)),
             limits,
+            mail: mail
+                .map(Mailer::new)
+                .transpose()
+                .map_err(|e| Error::invalid(format!("[smtp]: {e}")))?
+                .map(Arc::new),
+            clock,
             abort_at_step,
             shutdown: CancellationToken::new(),
             wake: Notify::new(),
@@ -194,6 +216,7 @@ impl Engine {
         }
         shared.tasks.spawn(recovery::watch(Arc::clone(&shared)));
         shared.tasks.spawn(connections::watch_bounds(Arc::clone(&shared)));
+        shared.tasks.spawn(flows::watch(Arc::clone(&shared)));
         for _ in 0..shared.limits.jobs.max(1) {
             shared.tasks.spawn(queue::work(Arc::clone(&shared), WorkKind::Work));
         }
@@ -214,6 +237,12 @@ impl Engine {
         self.shared.catalog.close().await;
     }
 
+    /// This moment by the clock of schedules and ages.
+    #[must_use]
+    pub fn now(&self) -> UtcMillis {
+        self.shared.clock.now()
+    }
+
     /// The catalog, for reading.
     #[must_use]
     pub fn catalog(&self) -> &Catalog {
@@ -231,16 +260,22 @@ impl Engine {
     /// # Errors
     /// Not found; conflict where it has ended.
     pub async fn cancel_job(&self, actor: &str, id: JobId) -> Result<()> {
-        let job = self.shared.catalog.request_cancel(id, UtcMillis::now()).await?;
-        if let Some(token) = self.shared.running().get(&id) {
-            token.cancel();
-        }
+        let job = self.shared.cancel(id).await?;
         self.shared.audit(actor, "job.cancel", &id.to_string(), json!({ "kind": job.kind.as_str() })).await;
         Ok(())
     }
 }
 
 impl Shared {
+    /// Asks for a job's end; one that runs here learns it at once.
+    pub(crate) async fn cancel(&self, id: JobId) -> Result<Job> {
+        let job = self.catalog.request_cancel(id, UtcMillis::now()).await?;
+        if let Some(running) = self.running().get(&id) {
+            running.cancel.cancel();
+        }
+        Ok(job)
+    }
+
     /// Records a step before its effect.
     pub(crate) async fn record(&self, lease: &tidemark_catalog::Lease, step: &Step) -> Result<()> {
         self.catalog.record_step(lease, step.name(), &step.to_json()?, UtcMillis::now()).await?;
@@ -344,20 +379,24 @@ impl Shared {
         self.shutdown.is_cancelled()
     }
 
-    pub(crate) fn register(&self, id: JobId, cancel: CancellationToken) {
-        self.running().insert(id, cancel);
+    pub(crate) fn register(&self, id: JobId, cancel: CancellationToken, lease_lost: Arc<AtomicBool>) {
+        self.running().insert(id, Running { cancel, lease_lost });
     }
 
     /// What stops a job of this process; for one that is only undone, the host's stop.
     pub(crate) fn stop_of(&self, id: JobId) -> CancellationToken {
-        self.running().get(&id).cloned().unwrap_or_else(|| self.shutdown.child_token())
+        let running = self.running().get(&id).map(|running| running.cancel.clone());
+        running.unwrap_or_else(|| self.shutdown.child_token())
     }
 
-    /// Cancels a job that runs in this process and waits for its end.
+    /// Cancels a job that runs in this process under a lease that it lost, and waits for its end.
     pub(crate) async fn stop_running(&self, id: JobId) {
         loop {
             match self.running().get(&id) {
-                Some(token) => token.cancel(),
+                Some(running) => {
+                    running.lease_lost.store(true, Ordering::Relaxed);
+                    running.cancel.cancel();
+                }
                 None => return,
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
@@ -368,7 +407,7 @@ impl Shared {
         self.running().remove(&id);
     }
 
-    fn running(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, CancellationToken>> {
+    fn running(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

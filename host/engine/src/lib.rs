@@ -7,6 +7,7 @@
 mod backup;
 mod chain;
 mod check;
+mod clock;
 mod connections;
 mod copy;
 mod delete;
@@ -15,6 +16,7 @@ mod engine;
 mod error;
 mod export;
 mod flatten;
+mod flows;
 mod image_file;
 mod import;
 mod inventory;
@@ -23,12 +25,14 @@ mod manifest;
 mod merge;
 mod mover;
 mod plugins;
+mod policies;
 mod queue;
 mod ranges;
 mod raw;
 mod recovery;
 mod requests;
 mod restore;
+mod retention;
 mod secrets;
 mod slots;
 mod source;
@@ -41,19 +45,29 @@ mod tokens;
 mod verify;
 mod vms;
 
+pub use clock::Clock;
 pub use copy::{Changed, CopyOptions, CopyReport, copy_disk};
 pub use engine::{AtMaxDepth, Engine, EngineOptions, Limits};
 pub use error::{Error, ErrorKind, Result};
 pub use export::{Export, ExportStream};
 pub use flatten::{FlattenOptions, FlattenReport, flatten_chain};
+pub use flows::{
+    BackupRule, CopyRule, FlowChange, FlowDefinition, FlowStatus, HookRule, Hooks, NewFlow, NotifyRule,
+    OnFailure, Preview, PreviewVm, RetentionLevel, RetentionRule, ScheduleRule, SelectRule, UnprotectedVm,
+    VerifyRule,
+};
 pub use merge::{MergeChainOptions, MergeChainReport, merge_chain};
+pub use policies::{PolicyPut, PutPolicy};
 pub use requests::{
     BackupRequest, BackupView, Bounds, ConnectionChange, Event, ImageFormat, NewConnection, RestoreRequest,
     SubmittedBackup,
 };
+pub use retention::{Backtest, BacktestVm};
 pub use secrets::KEY_VARIABLE;
 pub use space::RepositorySpace;
 pub use store::FileSystemSpace;
+pub use tidemark_notify::{Address, Login, MailSettings, Secret, Security};
 pub use tidemark_plugins::{Finding, Severity, VirtualDisk, VirtualMachine};
+pub use tidemark_policy::{Diagnostic, Severity as DiagnosticSeverity};
 pub use tokens::ADMIN_TOKEN_FILE;
 pub use verify::{VerifyChainOptions, VerifyChainReport, verify_chain};

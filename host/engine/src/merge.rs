@@ -10,6 +10,8 @@
 //! replaces; renaming over it is atomic, and who reads the old one keeps it. Up to the transaction everything is undone;
 //! after it everything is finished, here or by whoever sweeps the repository next ([`names`], [`crate::delete`]).
 
+mod copy;
+mod disk;
 mod image;
 mod local;
 mod names;
@@ -31,12 +33,14 @@ use tidemark_qcow2::{BackingFile, MergeLayout, Merger};
 
 use crate::engine::Shared;
 use crate::error::{Error, ErrorKind, Result};
-use crate::image_file::{ImageFile, RangesFile, StoredImage};
+use crate::image_file::StoredImage;
 use crate::queue::{Failure, JobContext};
 use crate::step::{ChangeRef, Leftovers, ObjectRef, PluginPin, Step};
-use crate::store::{self, ObjectStore, PlannedObject, SealedObject};
+use crate::store::{ObjectStore, PlannedObject, SealedObject};
 use crate::{delete, layout, manifest, recovery};
 
+pub(crate) use copy::{finish_dead as finish_dead_copy, run as run_copy};
+use disk::PlannedDisk;
 pub use local::{MergeChainOptions, MergeChainReport, merge_chain};
 pub(crate) use names::settle;
 use sources::DiskSources;
@@ -66,14 +70,6 @@ pub(crate) struct Consolidation<'a> {
     backups: BTreeMap<BackupId, Backup>,
     left: Leftovers,
     progress: Arc<Progress>,
-}
-
-/// One merged disk to be, open and planned; nothing of it exists.
-struct PlannedDisk {
-    sources: DiskSources,
-    merger: Merger,
-    image: PlannedObject,
-    ranges: Option<PlannedObject>,
 }
 
 /// One kept backup with its merged disks to be.
@@ -118,7 +114,7 @@ impl<'a> Consolidation<'a> {
     pub(crate) async fn run(mut self, plan: &ChainPlan) -> std::result::Result<Value, Failure> {
         match self.carry_out(plan).await {
             Ok(result) => Ok(result),
-            Err(error) => Err(self.give_up(error).await),
+            Err(error) => Err(give_up(self.job, &self.left, error).await),
         }
     }
 
@@ -209,51 +205,11 @@ impl<'a> Consolidation<'a> {
         for PlannedMerge { merge, disks, manifest_key } in planned {
             let mut images = Vec::new();
             for disk in disks {
-                let what = disk.image.key().to_owned();
-                let image =
-                    self.make_one(disk, layout).await.map_err(|e| e.context(format!("making {what}")))?;
-                images.push(image);
+                images.push(disk.make(self.job, &self.store, layout, &self.progress).await?);
             }
             made.push(Made { merge, disks: images, manifest_key });
         }
         Ok(made)
-    }
-
-    async fn make_one(&mut self, disk: PlannedDisk, layout: MergeLayout) -> Result<StoredImage> {
-        let slots = &self.job.shared.disk_slots;
-        let _slot = tokio::select! {
-            slot = slots.queue_for_host() => slot,
-            () = self.job.cancel.cancelled() => return Err(Error::cancelled()),
-        };
-        let PlannedDisk { sources, merger, image, ranges } = disk;
-        let ranges = match ranges {
-            Some(ranges) => Some(RangesFile::new(ranges.create(ByteLen(0)).await?)),
-            None => None,
-        };
-        let (progress, cancel) = (Arc::clone(&self.progress), self.job.cancel.clone());
-        let estimate = merger.estimate();
-        match (layout, self.store.folder().map(std::path::Path::to_path_buf)) {
-            (MergeLayout::Shared, Some(folder)) => {
-                let object = image.create_shared(estimate.fresh).await?;
-                store::blocking("merging a disk", move || {
-                    let ranges_of = sources.ranges.as_deref();
-                    let (files, progress, cancel) = (&sources.files, &*progress, &cancel);
-                    let job = image::Job { merger, files, ranges: ranges_of, progress, cancel };
-                    job.share(object, ranges, &folder)
-                })
-                .await
-            }
-            _ => {
-                let object = image.create(estimate.fresh).await?;
-                store::blocking("merging a disk", move || {
-                    let ranges_of = sources.ranges.as_deref();
-                    let (files, progress, cancel) = (&sources.files, &*progress, &cancel);
-                    let job = image::Job { merger, files, ranges: ranges_of, progress, cancel };
-                    job.pack(ImageFile::new(object, ranges))
-                })
-                .await
-            }
-        }
     }
 
     /// Publishes what was made under names of its own: images first, then the manifest that describes them. Answers with
@@ -379,23 +335,24 @@ impl<'a> Consolidation<'a> {
         let disks = gone.flat_map(|id| &self.backups[id].disks);
         disks.map(|disk| disk.stored.0 + disk.ranges.as_ref().map_or(0, |ranges| ranges.stored.0)).sum()
     }
+}
 
-    /// Undoes what was begun, unless that is for somebody else to do.
-    async fn give_up(self, error: Error) -> Failure {
-        let Self { job, left, .. } = self;
-        let unknown = error.kind() == ErrorKind::Unavailable && left.change.is_some();
-        if error.kind() == ErrorKind::LeaseLost || job.lease_lost.load(Ordering::Relaxed) || unknown {
-            // Another host has the job, or the commit's outcome is unknown: only a new lease makes it safe to look.
-            return Failure { error, clean: false };
-        }
-        job.phase("cleaning up");
-        match undo(&job.shared, &job.job, &left).await {
-            Ok(()) => Failure { error, clean: true },
-            Err(trouble) => {
-                tracing::warn!(error = %trouble.chain(), "cleaning up after the job failed");
-                recovery::record_failure(&job.shared, &job.lease, &error).await;
-                Failure { error, clean: false }
-            }
+/// Undoes what was begun, unless that is for somebody else to do.
+async fn give_up(job: &JobContext, left: &Leftovers, error: Error) -> Failure {
+    // What the catalog refused by its own rules has not happened; after any other error of a commit nobody knows.
+    let refused = matches!(error.kind(), ErrorKind::Conflict | ErrorKind::Invalid | ErrorKind::NotFound);
+    let unknown = !refused && (left.change.is_some() || left.committing);
+    if error.kind() == ErrorKind::LeaseLost || job.lease_lost.load(Ordering::Relaxed) || unknown {
+        // Another host has the job, or the commit's outcome is unknown: only a new lease makes it safe to look.
+        return Failure { error, clean: false };
+    }
+    job.phase("cleaning up");
+    match undo(&job.shared, &job.job, left).await {
+        Ok(()) => Failure { error, clean: true },
+        Err(trouble) => {
+            tracing::warn!(error = %trouble.chain(), "cleaning up after the job failed");
+            recovery::record_failure(&job.shared, &job.lease, &error).await;
+            Failure { error, clean: false }
         }
     }
 }

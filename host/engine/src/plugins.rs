@@ -12,7 +12,7 @@ use serde_json::json;
 use tidemark_catalog::{AuditEntry, Catalog, Connector as ConnectorRecord, Grant, PluginVersion, Repository};
 use tidemark_model::{JobId, UtcMillis};
 use tidemark_plugins::{
-    AuditEvent, AuditSink, Connector, Grants, Inspection, Manifest, OwnSnapshot, Plugin, Runtime,
+    AuditEvent, AuditSink, Connector, Grants, Inspection, Manifest, OwnSnapshot, Plugin, Policy, Runtime,
     RuntimeOptions, Secrets, Session, StorageTarget, inspect,
 };
 use tokio::sync::mpsc;
@@ -260,6 +260,13 @@ impl Shared {
         let secrets = self.secrets.open_all(&record.name, &record.secrets_json)?.into_iter().collect();
         let session = self.plugins.session(&record.plugin, &record.settings_json, secrets, job).await?;
         Ok((self.plugins.runtime.storage_target(&plugin, session).await?, pin))
+    }
+
+    /// A policy plugin, ready to be asked.
+    pub(crate) async fn open_policy(&self, name: &str) -> Result<(Policy, PluginPin)> {
+        let (plugin, pin) = self.plugins.version(name, None).await?;
+        let session = self.plugins.session(name, "{}", Secrets::default(), None).await?;
+        Ok((self.plugins.runtime.policy(&plugin, session).await?, pin))
     }
 }
 

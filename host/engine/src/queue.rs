@@ -15,7 +15,7 @@ use tracing::Instrument as _;
 
 use crate::engine::Shared;
 use crate::error::{Error, ErrorKind, Result};
-use crate::{backup, check, delete, import, recovery, restore, synthesize, verify};
+use crate::{backup, check, delete, flows, import, merge, recovery, restore, retention, synthesize, verify};
 
 /// How long a lease lasts without a heartbeat.
 pub(crate) const LEASE_MS: i64 = 30_000;
@@ -30,7 +30,7 @@ pub(crate) struct JobContext {
     /// Fires when the job is to stop: on request, when the host stops, or when the lease is lost.
     pub(crate) cancel: CancellationToken,
     /// Whether that is because the lease is lost: then undoing is for whoever has it now.
-    pub(crate) lease_lost: AtomicBool,
+    pub(crate) lease_lost: Arc<AtomicBool>,
     progress: Mutex<Box<dyn Fn() -> Value + Send + Sync>>,
 }
 
@@ -42,7 +42,7 @@ impl JobContext {
             job,
             lease,
             cancel,
-            lease_lost: AtomicBool::new(false),
+            lease_lost: Arc::default(),
             progress: Mutex::new(Box::new(|| json!({"phase": "starting"}))),
         }
     }
@@ -64,6 +64,12 @@ impl JobContext {
     pub(crate) fn payload<T: serde::de::DeserializeOwned>(&self) -> Result<T> {
         serde_json::from_str(&self.job.payload_json)
             .map_err(|e| Error::damaged(format!("the payload of job {}: {e}", self.job.id)))
+    }
+
+    /// Whether it is to stop although nobody asked for its end: another host, or this one after its next start, goes on
+    /// with it.
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.cancel.is_cancelled() && (self.shared.is_stopping() || self.lease_lost.load(Ordering::Relaxed))
     }
 
     /// An error where the job is to stop.
@@ -102,7 +108,7 @@ pub(crate) async fn work(shared: Arc<Shared>, kind: WorkKind) {
 async fn run(shared: Arc<Shared>, job: Job, lease: Lease) {
     let span = tracing::info_span!("job", job_id = %job.id, kind = job.kind.as_str());
     let context = Arc::new(JobContext::new(shared, job, lease));
-    context.shared.register(context.job.id, context.cancel.clone());
+    context.shared.register(context.job.id, context.cancel.clone(), Arc::clone(&context.lease_lost));
     // A task of its own: a panic there ends this job, not the worker.
     let ended = match tokio::spawn(drive(Arc::clone(&context)).instrument(span.clone())).await {
         Ok(ended) => ended,
@@ -132,6 +138,9 @@ async fn drive(context: Arc<JobContext>) -> std::result::Result<Value, Failure> 
         JobKind::DeleteBackup => delete::run(&context).await,
         JobKind::SynthesizeFull => synthesize::run(&context).await,
         JobKind::CheckRepository => check::run(&context).await.map_err(Failure::from),
+        JobKind::CopyBackup => merge::run_copy(&context).await,
+        JobKind::Prune => retention::run(&context).await.map_err(Failure::from),
+        JobKind::RunFlow => flows::run(&context).await.map_err(Failure::from),
     }
 }
 
@@ -170,6 +179,9 @@ async fn heartbeat(context: Arc<JobContext>) {
 }
 
 async fn finish(context: &JobContext, ended: std::result::Result<Value, Failure>) {
+    if ended.is_err() && context.job.kind.waits_for_others() && context.shared.is_stopping() {
+        return recovery::requeue(&context.shared, &context.job, &context.lease).await;
+    }
     let outcome = match ended {
         Ok(result) => JobOutcome::Succeeded { result_json: result.to_string() },
         Err(Failure { clean: false, error }) => {

@@ -65,6 +65,9 @@ pub(crate) async fn recover(shared: Arc<Shared>, job: Job, lease: Lease) {
     let _beats = AbortOnDropHandle::new(tokio::spawn(keep(Arc::clone(&shared), lease.clone())));
     // After a pause of the whole machine the job may still run in this very process: it is stopped first.
     shared.stop_running(job.id).await;
+    if job.kind.waits_for_others() {
+        return requeue(&shared, &job, &lease).await;
+    }
     let outcome = settle(&shared, &job, &lease).await;
     match outcome {
         Ok(outcome) => record_end(&shared, &job, &lease, outcome).await,
@@ -86,6 +89,17 @@ async fn keep(shared: Arc<Shared>, lease: Lease) {
         let progress = json!({ "phase": "recovering" }).to_string();
         if shared.catalog.heartbeat(&lease, LEASE_MS, &progress, UtcMillis::now()).await.is_err() {
             return;
+        }
+    }
+}
+
+/// Puts a job back that only waits for others: whoever takes it finds what it had queued, and goes on.
+pub(crate) async fn requeue(shared: &Shared, job: &Job, lease: &Lease) {
+    match shared.catalog.requeue_job(lease, UtcMillis::now()).await {
+        Ok(_) => shared.wake.notify_waiters(),
+        Err(error) => {
+            let error = Error::from(error).chain();
+            tracing::warn!(job_id = %job.id, error, "a job could not be put back into the queue; it is tried again");
         }
     }
 }
@@ -131,6 +145,12 @@ async fn settle(shared: &Arc<Shared>, job: &Job, lease: &Lease) -> Result<JobOut
     }
     if matches!(job.kind, JobKind::DeleteBackup | JobKind::SynthesizeFull) {
         if let Some(result) = merge::finish_dead(shared, &left).await? {
+            return Ok(JobOutcome::Succeeded { result_json: result.to_string() });
+        }
+        merge::undo(shared, job, &left).await?;
+    }
+    if job.kind == JobKind::CopyBackup {
+        if let Some(result) = merge::finish_dead_copy(shared, job).await? {
             return Ok(JobOutcome::Succeeded { result_json: result.to_string() });
         }
         merge::undo(shared, job, &left).await?;

@@ -54,6 +54,12 @@ pub struct BackupRequest {
     /// Stored bytes a second that this backup may write, within what its repository may take; none or 0 for no bound
     /// of its own.
     pub bandwidth: Option<ByteLen>,
+    /// Disks that are left out, by key or label.
+    pub exclude_disks: Vec<String>,
+    /// Whether it is made a full afterwards by merging what it needs into it.
+    pub then_synthetic: bool,
+    /// Jobs of a larger priority come first.
+    pub priority: i64,
     /// Asking again with the same key answers with the first job.
     pub idempotency_key: Option<String>,
 }
@@ -132,6 +138,34 @@ pub(crate) struct BackupPayload {
     pub(crate) requested: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) bandwidth_bytes_per_second: Option<u64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) exclude_disks: Vec<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) then_synthetic: bool,
+}
+
+/// The payload of a run of a flow, as the catalog queues it.
+#[derive(Debug, Deserialize)]
+pub(crate) struct RunFlowPayload {
+    pub(crate) flow_id: String,
+}
+
+/// The payload of a job that lets retention decide in a repository.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct PrunePayload {
+    pub(crate) repository_id: String,
+    pub(crate) dry_run: bool,
+    /// Who is named in the audit trail.
+    pub(crate) actor: String,
+}
+
+/// The payload of a job that copies a backup to another repository.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct CopyPayload {
+    pub(crate) vm_id: String,
+    pub(crate) backup_id: String,
+    /// Where to.
+    pub(crate) repository_id: String,
 }
 
 /// The payload of a restore job.
@@ -156,6 +190,9 @@ pub(crate) struct DeletePayload {
     pub(crate) vm_id: String,
     pub(crate) repository_id: String,
     pub(crate) backup_ids: Vec<String>,
+    /// Whether a policy let them go: then only those go that it still does when the job runs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) by_retention: bool,
 }
 
 /// The payload of a job that makes a full of an incremental.

@@ -61,16 +61,16 @@ pub(crate) async fn run(job: &Arc<JobContext>) -> std::result::Result<Value, Fai
     }
 }
 
-/// After a backup: where its chain is as long as it may be and fulls are to be synthetic, queues that. A request that
-/// fails costs nothing but a longer chain; the next backup asks again.
-pub(crate) async fn after_backup(shared: &Arc<Shared>, backup: &Backup) {
+/// After a backup: where it was to become a synthetic full, or its chain is as long as it may be and fulls are to be
+/// synthetic, queues that. A request that fails costs nothing but a longer chain; the next backup asks again.
+pub(crate) async fn after_backup(shared: &Arc<Shared>, backup: &Backup, wanted: bool) {
     let limits = &shared.limits;
-    if limits.at_max_chain_depth != AtMaxDepth::SyntheticFull || backup.parent_id.is_none() {
+    if backup.parent_id.is_none() || !(wanted || limits.at_max_chain_depth == AtMaxDepth::SyntheticFull) {
         return;
     }
     let queued = async {
         let links = shared.catalog.ancestry(backup.id).await?.len();
-        if links < limits.max_chain_depth {
+        if !wanted && links < limits.max_chain_depth {
             return Ok(());
         }
         let job = submit(shared, backup, Some(format!("synthesize-{}", backup.id))).await?;

@@ -30,7 +30,7 @@ use serde_json::{Value, json};
 use tidemark_catalog::{Backup, Job, StatusChanges, Verification};
 use tidemark_model::{BackupId, JobKind, UtcMillis, VerifyLevel};
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Shared};
 use crate::error::{Error, Result};
 use crate::queue::JobContext;
 use crate::requests::VerifyPayload;
@@ -57,11 +57,24 @@ impl Engine {
         level: VerifyLevel,
         idempotency_key: Option<String>,
     ) -> Result<Job> {
-        self.catalog().backup(id).await?;
+        self.shared.submit_verify(actor, id, level, idempotency_key).await
+    }
+}
+
+impl Shared {
+    /// See [`Engine::submit_verify`].
+    pub(crate) async fn submit_verify(
+        &self,
+        actor: &str,
+        id: BackupId,
+        level: VerifyLevel,
+        idempotency_key: Option<String>,
+    ) -> Result<Job> {
+        self.catalog.backup(id).await?;
         let level = level.as_str();
         let payload = VerifyPayload { backup_id: id.to_string(), level: level.to_owned() };
-        let job = self.shared.submit(JobKind::Verify, &payload, None, idempotency_key).await?;
-        self.shared.audit(actor, "backup.verify", &id.to_string(), json!({ "level": level })).await;
+        let job = self.submit(JobKind::Verify, &payload, None, idempotency_key).await?;
+        self.audit(actor, "backup.verify", &id.to_string(), json!({ "level": level })).await;
         Ok(job)
     }
 }

@@ -1,11 +1,11 @@
 //! Discovering virtual machines and putting them under protection, and asking for their backups.
 
 use serde_json::json;
-use tidemark_catalog::{Connector as ConnectorRecord, Job, Vm};
-use tidemark_model::{BackupId, JobKind};
+use tidemark_catalog::{Connector as ConnectorRecord, Job, SeenVm, Vm};
+use tidemark_model::{BackupId, ConnectorId, JobKind};
 use tidemark_plugins::{Finding, VirtualMachine};
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Shared};
 use crate::error::{Error, ErrorKind, Result};
 use crate::requests::{BackupPayload, BackupRequest, BackupView, SubmittedBackup};
 use crate::{backup, inventory, plugins, throttle};
@@ -39,14 +39,7 @@ impl Engine {
     /// Not found; whatever the hypervisor or the plugin answers.
     pub async fn discover(&self, name_or_id: &str) -> Result<Vec<VirtualMachine>> {
         let record = self.connector(name_or_id).await?;
-        self.discover_with(&record).await
-    }
-
-    async fn discover_with(&self, record: &ConnectorRecord) -> Result<Vec<VirtualMachine>> {
-        let (mut connector, _) = self.shared.open_connector(record, None, None).await?;
-        let found = connector.list_all_vms().await;
-        plugins::log_out(connector).await;
-        Ok(found?)
+        self.shared.look_around(&record).await
     }
 
     /// Puts virtual machines under protection, by name or key. All of them or none.
@@ -55,7 +48,7 @@ impl Engine {
     /// Not found where the hypervisor does not show one; conflict where a name is ambiguous.
     pub async fn add_vms(&self, actor: &str, connector: &str, names: &[String]) -> Result<Vec<Vm>> {
         let record = self.connector(connector).await?;
-        let found = self.discover_with(&record).await?;
+        let found = self.shared.look_around(&record).await?;
         let mut wanted = Vec::new();
         for name in names {
             let matching: Vec<_> = found.iter().filter(|vm| vm.key == *name || vm.name == *name).collect();
@@ -74,28 +67,12 @@ impl Engine {
         }
         let mut added = Vec::new();
         for vm in wanted {
-            let now = tidemark_model::UtcMillis::now();
-            let json = inventory::to_json(vm);
-            self.adopt_imported(&record, vm).await?;
-            added.push(self.catalog().upsert_vm(record.id, &vm.key, &vm.name, &json, now).await?);
+            added.push(self.shared.protect(record.id, &vm.key, &vm.name, &inventory::to_json(vm)).await?);
             self.shared
                 .audit(actor, "vm.add", &vm.name, json!({ "connector": record.name, "key": vm.key }))
                 .await;
         }
         Ok(added)
-    }
-
-    /// A VM that is known from an imported repository only, with the same key and name, goes on under its old id, so
-    /// that its chain goes on too.
-    async fn adopt_imported(&self, record: &ConnectorRecord, seen: &VirtualMachine) -> Result<()> {
-        let known = self.catalog().list_vms().await?;
-        let orphan =
-            known.iter().find(|vm| vm.connector_id.is_none() && vm.key == seen.key && vm.name == seen.name);
-        let taken = known.iter().any(|vm| vm.connector_id == Some(record.id) && vm.key == seen.key);
-        if let (Some(orphan), false) = (orphan, taken) {
-            self.catalog().attach_vm(orphan.id, record.id).await?;
-        }
-        Ok(())
     }
 
     /// Ends a VM's protection. Its backups must be gone before.
@@ -115,29 +92,7 @@ impl Engine {
     /// # Errors
     /// Not found for an unknown VM or repository; invalid for a VM without a connector.
     pub async fn submit_backup(&self, actor: &str, request: BackupRequest) -> Result<SubmittedBackup> {
-        let BackupRequest { vm, repository, requested, bandwidth, idempotency_key } = request;
-        let bandwidth = throttle::checked(bandwidth.unwrap_or_default())?;
-        let vm = self.vm(&vm).await?;
-        let repository = self.repository(&repository).await?;
-        if vm.connector_id.is_none() {
-            let message = format!(
-                "VM '{}' is known only from an imported repository; add it by its connector",
-                vm.name
-            );
-            return Err(Error::invalid(message));
-        }
-        let payload = BackupPayload {
-            vm_id: vm.id.to_string(),
-            vm_name: vm.name.clone(),
-            repository_id: repository.id.to_string(),
-            requested: requested.as_str().to_owned(),
-            bandwidth_bytes_per_second: bandwidth.map(|rate| rate.0),
-        };
-        let exclusive = Some(format!("vm:{}", vm.id));
-        let job = self.shared.submit(JobKind::Backup, &payload, exclusive, idempotency_key).await?;
-        let detail = json!({ "vm": vm.name, "repository": repository.name, "type": requested.as_str() });
-        self.shared.audit(actor, "backup.run", &job.id.to_string(), detail).await;
-        Ok(SubmittedBackup { backup_id: backup::backup_id(&job)?, job, vm })
+        self.shared.submit_backup(actor, request).await
     }
 
     /// What is known of a backup's id: the backup, or the job that was to make it.
@@ -165,5 +120,87 @@ impl Engine {
     pub(crate) async fn vm(&self, name_or_id: &str) -> Result<Vm> {
         let found = self.catalog().vm_by_name_or_id(name_or_id).await?;
         found.ok_or_else(|| Error::not_found("VM", name_or_id))
+    }
+}
+
+impl Shared {
+    /// Every virtual machine that a connection shows now; what it showed is kept for reports.
+    pub(crate) async fn look_around(&self, record: &ConnectorRecord) -> Result<Vec<VirtualMachine>> {
+        let (mut connector, _) = self.open_connector(record, None, None).await?;
+        let found = connector.list_all_vms().await;
+        plugins::log_out(connector).await;
+        let found = found?;
+        let seen_at = self.clock.now();
+        let seen: Vec<SeenVm> = found
+            .iter()
+            .map(|vm| SeenVm {
+                connector_id: record.id,
+                vm_key: vm.key.clone(),
+                name: vm.name.clone(),
+                inventory_json: inventory::to_json(vm),
+                seen_at,
+            })
+            .collect();
+        self.catalog.set_seen_vms(record.id, &seen).await?;
+        Ok(found)
+    }
+
+    /// Puts a VM that a connector shows under protection, or brings what is known of it up to date. One that is known
+    /// from an imported repository only, with the same key and name, goes on under its old id, so that its chain goes on.
+    pub(crate) async fn protect(
+        &self,
+        connector: ConnectorId,
+        key: &str,
+        name: &str,
+        inventory_json: &str,
+    ) -> Result<Vm> {
+        let known = self.catalog.list_vms().await?;
+        let orphan = known.iter().find(|vm| vm.connector_id.is_none() && vm.key == key && vm.name == name);
+        let taken = known.iter().any(|vm| vm.connector_id == Some(connector) && vm.key == key);
+        if let (Some(orphan), false) = (orphan, taken) {
+            self.catalog.attach_vm(orphan.id, connector).await?;
+        }
+        let now = self.clock.now();
+        Ok(self.catalog.upsert_vm(connector, key, name, inventory_json, now).await?)
+    }
+
+    /// Queues a backup; see [`Engine::submit_backup`].
+    pub(crate) async fn submit_backup(&self, actor: &str, request: BackupRequest) -> Result<SubmittedBackup> {
+        let BackupRequest {
+            vm,
+            repository,
+            requested,
+            bandwidth,
+            exclude_disks,
+            then_synthetic,
+            priority,
+            idempotency_key,
+        } = request;
+        let bandwidth = throttle::checked(bandwidth.unwrap_or_default())?;
+        let found = self.catalog.vm_by_name_or_id(&vm).await?;
+        let vm = found.ok_or_else(|| Error::not_found("VM", &vm))?;
+        let found = self.catalog.repository_by_name_or_id(&repository).await?;
+        let repository = found.ok_or_else(|| Error::not_found("repository", &repository))?;
+        if vm.connector_id.is_none() {
+            let message = format!(
+                "VM '{}' is known only from an imported repository; add it by its connector",
+                vm.name
+            );
+            return Err(Error::invalid(message));
+        }
+        let payload = BackupPayload {
+            vm_id: vm.id.to_string(),
+            vm_name: vm.name.clone(),
+            repository_id: repository.id.to_string(),
+            requested: requested.as_str().to_owned(),
+            bandwidth_bytes_per_second: bandwidth.map(|rate| rate.0),
+            exclude_disks,
+            then_synthetic,
+        };
+        let exclusive = Some(format!("vm:{}", vm.id));
+        let job = self.submit_at(priority, JobKind::Backup, &payload, exclusive, idempotency_key).await?;
+        let detail = json!({ "vm": vm.name, "repository": repository.name, "type": requested.as_str() });
+        self.audit(actor, "backup.run", &job.id.to_string(), detail).await;
+        Ok(SubmittedBackup { backup_id: backup::backup_id(&job)?, job, vm })
     }
 }

@@ -19,6 +19,9 @@ const CLOCK_TOLERANCE_MS: i64 = 5 * 60_000;
 
 const DAY_MS: i64 = 86_400_000;
 
+/// A pause between runs is no jump of the clock until it is so many times what lies between backups.
+const USUAL_GAPS: i64 = 3;
+
 /// The floors, and the moments that they are held against.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Floors {
@@ -26,7 +29,7 @@ pub struct Floors {
     pub min_keep: u32,
     /// The largest share of the backups that one run may drop, in percent. One may always go.
     pub max_delete_percent: u8,
-    /// How many days may have passed since both the last run and the newest backup before the clock is doubted.
+    /// How many days may have passed since the last run before the clock is doubted; more where backups lie far apart.
     pub max_clock_jump_days: u32,
     /// The moment of this run.
     pub now: UtcMillis,
@@ -79,9 +82,9 @@ pub enum FloorAlert {
         /// How much later than now it is, in milliseconds.
         ahead_ms: i64,
     },
-    /// Neither a run nor a backup for so long: nothing went.
+    /// No run for so long, and much longer than backups lie apart: nothing went.
     ClockJump {
-        /// Days since the later of the two.
+        /// Days since the last run.
         days: i64,
     },
     /// The policy wanted to drop more than the brake allows.
@@ -165,7 +168,7 @@ impl fmt::Display for FloorAlert {
             ),
             Self::ClockJump { days } => write!(
                 f,
-                "nothing was dropped: neither a run nor a backup for {days} days; the next run goes on as usual"
+                "nothing was dropped: the last run is {days} days ago by this clock, which may have jumped ahead; the next run goes on as usual"
             ),
             Self::Brake { wanted, allowed } => {
                 write!(
@@ -230,7 +233,7 @@ fn standing(points: &[RetentionPoint], order: &[usize], floors: &Floors) -> Vec<
     keepers
 }
 
-/// Whether the clock can be believed: not where it stands before the newest backup, and not where nothing at all
+/// Whether the clock can be believed: not where it stands before the newest backup, and not where no run
 /// happened for long, as when it jumped ahead.
 fn doubted_clock(
     points: &[RetentionPoint],
@@ -242,12 +245,26 @@ fn doubted_clock(
     if ahead_ms > CLOCK_TOLERANCE_MS {
         return Some((Keeper::ClockBack, FloorAlert::ClockBack { newest: newest.id, ahead_ms }));
     }
-    let latest = newest.created_at.max(floors.last_run?);
-    let quiet_ms = floors.now.0.saturating_sub(latest.0);
-    if quiet_ms > i64::from(floors.max_clock_jump_days).saturating_mul(DAY_MS) {
+    let last_run = floors.last_run?;
+    let quiet_ms = floors.now.0.saturating_sub(last_run.0);
+    let usual_ms = usual_gap(points, order, last_run).saturating_mul(USUAL_GAPS);
+    if quiet_ms > i64::from(floors.max_clock_jump_days).saturating_mul(DAY_MS).max(usual_ms) {
         return Some((Keeper::ClockJump, FloorAlert::ClockJump { days: quiet_ms / DAY_MS }));
     }
     None
+}
+
+/// How far the backups up to a moment lie apart, in milliseconds: the median. A backup that was made since proves
+/// nothing, as the same clock dated it.
+fn usual_gap(points: &[RetentionPoint], order: &[usize], until: UtcMillis) -> i64 {
+    let times: Vec<i64> = order
+        .iter()
+        .map(|&at| points[at].created_at.0)
+        .filter(|at| *at <= until.0 + CLOCK_TOLERANCE_MS)
+        .collect();
+    let mut gaps: Vec<i64> = times.windows(2).map(|pair| pair[0] - pair[1]).collect();
+    gaps.sort_unstable();
+    gaps.get(gaps.len() / 2).copied().unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -120,6 +120,9 @@ async fn start(
 ) -> Answer<Response> {
     let StartBackup { vm_name, repository_id, backup_type, bandwidth_bytes_per_second } = wire;
     let request = BackupRequest {
+        exclude_disks: Vec::new(),
+        then_synthetic: false,
+        priority: 0,
         vm: vm_name,
         repository: repository_id,
         requested: RequestedType::from(backup_type),

@@ -1,5 +1,6 @@
 //! The routes, one file a resource. Handlers validate, convert and call the engine; they decide nothing.
 
+mod alerts;
 mod audit;
 mod backup_actions;
 mod backups;
@@ -9,7 +10,10 @@ mod events;
 mod export;
 mod jobs;
 mod plugins;
+mod policies;
+mod protection_flows;
 mod repositories;
+mod retention;
 mod server;
 mod tokens;
 mod vms;
@@ -38,6 +42,9 @@ pub(crate) fn all() -> Routes {
         vms::add,
         jobs::add,
         plugins::add,
+        policies::add,
+        protection_flows::add,
+        retention::add,
         tokens::add,
         audit::add,
         discovery::add,

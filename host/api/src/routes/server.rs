@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use tidemark_catalog::{BackupFilter, JobFilter, PageRequest};
 use tidemark_model::{JobKind, JobState};
 
+use super::alerts;
 use crate::auth::OPEN_PATH;
 use crate::metrics::Exposition;
 use crate::problem::Answer;
@@ -17,12 +18,17 @@ use crate::wire::Health;
 /// Prometheus' text format.
 const METRICS_TEXT: &str = "text/plain; version=0.0.4";
 
-const KINDS: [JobKind; 5] = [
+const KINDS: [JobKind; 10] = [
     JobKind::Backup,
     JobKind::RestoreDisk,
     JobKind::Verify,
     JobKind::ImportRepository,
     JobKind::DeleteBackup,
+    JobKind::SynthesizeFull,
+    JobKind::CheckRepository,
+    JobKind::CopyBackup,
+    JobKind::Prune,
+    JobKind::RunFlow,
 ];
 
 pub(super) fn add(routes: Routes) -> Routes {
@@ -82,6 +88,7 @@ async fn metrics(State(state): State<AppState>) -> Answer<Response> {
     }
     unfinished_jobs(&state, &mut out).await?;
     stored_backups(&state, &mut out).await?;
+    alerts::render(&state, &mut out).await?;
     state.http.render(&mut out);
     Ok(([(header::CONTENT_TYPE, METRICS_TEXT)], out.finish()).into_response())
 }

@@ -18,6 +18,8 @@ async fn engine(dir: &std::path::Path) -> Engine {
         plugins_dir: None,
         owner: None,
         limits: Limits::default(),
+        mail: None,
+        clock: tidemark_engine::Clock::System,
         abort_at_step: None,
     };
     Engine::start(options).await.unwrap()

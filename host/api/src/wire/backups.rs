@@ -175,6 +175,9 @@ pub struct BackupSummary {
     pub verified_level: Option<String>,
     /// When a merge last rewrote its objects.
     pub consolidated_at: Option<String>,
+    /// The backup of another repository that it is a copy of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy_of: Option<String>,
 }
 
 /// One page of backups, newest first.
@@ -296,6 +299,7 @@ impl From<&Backup> for BackupSummary {
             plugins_json: _,
             warnings_json: _,
             job_id: _,
+            copy_of,
             verified_at,
             verified_level,
             consolidated_at,
@@ -324,6 +328,7 @@ impl From<&Backup> for BackupSummary {
             verified_at: verified_at.map(rfc3339),
             verified_level: verified_level.map(|level| level.as_str().to_owned()),
             consolidated_at: consolidated_at.map(rfc3339),
+            copy_of: copy_of.map(|id| id.to_string()),
         }
     }
 }
@@ -380,6 +385,7 @@ impl BackupDetail {
             verified_at: None,
             verified_level: None,
             consolidated_at: None,
+            copy_of: None,
         };
         Self {
             summary,

@@ -6,10 +6,12 @@
 
 mod backups;
 mod connections;
+mod flows;
 mod inventory;
 mod jobs;
 mod operations;
 mod plugins;
+mod policies;
 
 pub use backups::{
     BackupChain, BackupDetail, BackupDiskEntry, BackupList, BackupSummary, ChangeIdAnswer,
@@ -19,6 +21,11 @@ pub(crate) use connections::is_vcenter;
 pub use connections::{
     AddConnection, AddCredentials, ConnectionEntry, ConnectorList, CredentialsEntry, CredentialsList,
     RepositoryDetail, RepositoryList, SpaceEntry, UpdateConnection,
+};
+pub use flows::{
+    BulkFlows, BulkOutcome, ExecutionEntry, ExecutionList, ExecutionVm, FlowEntry, FlowList, FlowPreview,
+    FlowStanding, FlowSummary, PreviewEntry, StartedExecution, UnprotectedEntry, UnprotectedList,
+    UnprotectedQuery, WriteFlow,
 };
 pub use inventory::{
     AddVms, AddedVms, DiscoverVms, DiscoveredDisk, DiscoveredVm, Discovery, FindingEntry, TestReport,
@@ -32,6 +39,11 @@ pub use operations::{
     AuditLine, AuditList, CreateToken, CreatedToken, EventEntry, Health, TokenEntry, TokenList, TokenRole,
 };
 pub use plugins::{ActivatePlugin, GrantEntry, GrantPlugin, PluginEntry, PluginList};
+pub use policies::{
+    AcceptedJobs, ActivatePolicy, ApproveMarks, ApprovedMarks, BacktestEntry, BacktestPoint, BacktestPolicy,
+    BacktestReport, CopyBackups, MarkEntry, MarkList, PolicyEntry, PolicyFinding, PolicyList, PolicyQuery,
+    PolicySort, PolicyVersionEntry, PolicyVersions, PruneRepository, WritePolicy,
+};
 
 use serde_json::Value;
 use tidemark_model::UtcMillis;

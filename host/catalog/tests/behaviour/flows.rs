@@ -89,7 +89,7 @@ async fn of_many_hosts_one_fires(fixture: Fixture) {
     catalog.add_flow(&nightly).await.unwrap();
     assert_eq!(catalog.due_flows(START.plus_millis(-1)).await.unwrap(), []);
     let due = catalog.due_flows(START).await.unwrap();
-    assert_eq!(due, [nightly.clone()]);
+    assert_eq!(due, std::slice::from_ref(&nightly));
     let hosts: Vec<_> = (0..6)
         .map(|host| {
             let (catalog, firing) = (catalog.clone(), firing(&nightly, &format!("host-{host}")));
@@ -163,7 +163,8 @@ async fn a_run_keeps_its_decisions(fixture: Fixture) {
     catalog.add_run_vms(job.id, std::slice::from_ref(&decided)).await.unwrap();
     let other = FlowRunVm { plan: "full".into(), ..decided.clone() };
     catalog.add_run_vms(job.id, &[other]).await.unwrap();
-    assert_eq!(catalog.run_vms(job.id).await.unwrap(), [decided.clone()], "the first decision stays");
+    let standing = catalog.run_vms(job.id).await.unwrap();
+    assert_eq!(standing, std::slice::from_ref(&decided), "the first decision stays");
     let done = FlowRunVm { state: RunVmState::Failed, error: Some("gone".into()), attempts: 2, ..decided };
     catalog.update_run_vm(job.id, &done).await.unwrap();
     assert_eq!(catalog.run_vms(job.id).await.unwrap(), [done]);

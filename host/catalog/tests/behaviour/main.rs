@@ -16,6 +16,7 @@ mod postgres;
 mod schema;
 mod trails;
 mod verifications;
+mod year;
 
 /// Declares a test a behaviour and engine; a behaviour is `async fn name(fixture: Fixture)`.
 macro_rules! on_both_engines {

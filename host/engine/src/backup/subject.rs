@@ -17,6 +17,8 @@ pub(super) struct Subject {
     pub(super) connector: ConnectorRecord,
     pub(super) repository: Repository,
     pub(super) requested: tidemark_model::RequestedType,
+    /// Disks that are left out, by key or label.
+    pub(super) exclude_disks: Vec<String>,
 }
 
 impl Subject {
@@ -31,6 +33,7 @@ impl Subject {
             connector: shared.catalog.connector(connector_id).await?,
             repository: shared.catalog.repository(repository_id).await?,
             requested: payload.requested.parse().map_err(|e| Error::damaged(format!("{e}")))?,
+            exclude_disks: payload.exclude_disks.clone(),
             vm,
         })
     }

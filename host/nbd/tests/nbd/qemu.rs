@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use bytes::{Bytes, BytesMut};
 use tidemark_model::{ByteLen, GuestOffset};
 use tidemark_nbd::codec::{STATE_HOLE, STATE_ZERO};
-use tidemark_nbd::{Client, ErrorKind, NbdUri, StatusExtent};
+use tidemark_nbd::{Client, ClientOptions, ErrorKind, NbdUri, StatusExtent};
 
 use crate::process::{Daemon, extent, noise, quick, read_all, run, text};
 
@@ -38,7 +38,8 @@ async fn a_raw_file_with_holes_over_several_connections() {
     let arguments = ["-r", "-t", "-e", "4", "-f", "raw", "-x", "disk a/1", "-k", text(&socket), text(&disk)];
     let _server = Daemon::start("qemu-nbd", &arguments, &socket);
 
-    let client = Client::connect(quick(NbdUri::unix(&socket, "disk a/1"))).await.unwrap();
+    let options = ClientOptions { connections: 4, ..quick(NbdUri::unix(&socket, "disk a/1")) };
+    let client = Client::connect(options).await.unwrap();
     assert_eq!(client.size(), ByteLen(8 * MIB + 512));
     assert_eq!(client.info().contexts, ["base:allocation"]);
     assert!(client.info().multi_conn && client.info().structured_replies);
