@@ -75,7 +75,7 @@ const RULES: &[Rule] = &[
     Rule {
         name: "tidemark",
         // The plugin and policy commands that work on a file need no server, hence no engine either.
-        may_use: &["tidemark-api", "tidemark-engine", "tidemark-plugins", "tidemark-policy"],
+        may_use: &[MODEL, "tidemark-api", "tidemark-engine", "tidemark-plugins", "tidemark-policy"],
         why_no_more: "the binary wires the parts up; its client commands speak REST only",
     },
     Rule {

@@ -1,6 +1,7 @@
 //! The command line: nouns and verbs, their arguments and their help. Nothing is done here.
 
 mod connections;
+mod flows;
 
 use std::path::PathBuf;
 
@@ -9,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use connections::{
     Bandwidth, ConnectionArgs, ConnectionValues, ConnectorVerb, MaxDisks, RepositoryVerb,
 };
+pub(crate) use flows::{FlowVerb, KindArg, PolicyVerb, PruneVerb, SimulateArgs};
 
 /// Back up virtual machines as plain QCOW2, and get them back.
 #[derive(Debug, Parser)]
@@ -62,6 +64,15 @@ pub(crate) enum Noun {
     /// Backups
     #[command(subcommand)]
     Backup(BackupVerb),
+    /// Policies: scripts that decide what is protected and what is kept
+    #[command(subcommand)]
+    Policy(PolicyVerb),
+    /// Protection flows: backups that run by themselves
+    #[command(subcommand)]
+    Flow(FlowVerb),
+    /// Retention in a repository
+    #[command(subcommand)]
+    Prune(PruneVerb),
     /// Getting data back
     #[command(subcommand)]
     Restore(RestoreVerb),
@@ -176,6 +187,25 @@ pub(crate) enum VmVerb {
     Remove {
         /// Name or id
         vm: String,
+    },
+    /// Copy a VM's backups that another repository lacks
+    Copy {
+        /// Name or id
+        vm: String,
+        /// From which repository
+        #[arg(long)]
+        from: String,
+        /// To which
+        #[arg(long)]
+        to: String,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// VMs that no enabled flow protects
+    Unprotected {
+        /// Ask every connector first
+        #[arg(long)]
+        refresh: bool,
     },
 }
 
@@ -407,6 +437,31 @@ mod tests {
             "tidemark restore disk 1 --disk 0 --to - --format vmdk",
             "tidemark job watch 1 --json",
             "tidemark token create ci --role viewer",
+            "tidemark policy list",
+            "tidemark policy put gfs gfs.rhai --kind retention",
+            "tidemark policy put gfs gfs.rhai --kind retention --no-activate",
+            "tidemark policy check gfs.rhai",
+            "tidemark policy test policies/retention --json",
+            "tidemark policy simulate gfs.rhai --days 90 --every @daily --set daily=7 --svg out.svg",
+            "tidemark policy rollback gfs",
+            "tidemark policy activate gfs 2",
+            "tidemark policy backtest gfs --file new.rhai",
+            "tidemark policy diff gfs --from 1 --to 2",
+            "tidemark policy show gfs",
+            "tidemark flow create nightly --file nightly.toml --secret hook=@/s",
+            "tidemark flow update nightly --file nightly.toml",
+            "tidemark flow list",
+            "tidemark flow run nightly --no-wait",
+            "tidemark flow runs nightly",
+            "tidemark flow preview nightly --json",
+            "tidemark flow enable nightly",
+            "tidemark flow disable nightly",
+            "tidemark flow remove nightly",
+            "tidemark prune run --repository main --dry-run",
+            "tidemark prune marks --repository main",
+            "tidemark prune approve --repository main --vm web01",
+            "tidemark vm copy web01 --from main --to offsite",
+            "tidemark vm unprotected --refresh",
         ] {
             assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
         }

@@ -106,6 +106,12 @@ impl Client {
         self.call(Method::POST, path, Some(("application/json", body)))
     }
 
+    /// `PUT` of a JSON document.
+    pub(crate) fn put(&self, path: &str, body: &impl serde::Serialize) -> Result<Value> {
+        let body = serde_json::to_vec(body)?;
+        self.call(Method::PUT, path, Some(("application/json", body)))
+    }
+
     /// `POST` without a body.
     pub(crate) fn act(&self, path: &str) -> Result<Value> {
         self.call(Method::POST, path, None)

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
-use tidemark_engine::{AtMaxDepth, Limits};
+use tidemark_engine::{Address, AtMaxDepth, Limits, Login, MailSettings, Secret, Security};
 
 use crate::args::ServeArgs;
 
@@ -35,6 +35,56 @@ struct File {
     log: Option<String>,
     #[serde(default)]
     limits: FileLimits,
+    smtp: Option<FileSmtp>,
+}
+
+/// The table `[smtp]`: through which mail is sent.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileSmtp {
+    host: String,
+    port: Option<u16>,
+    /// `starttls`, `tls` or `none`.
+    security: Option<FileSecurity>,
+    from: String,
+    username: Option<String>,
+    password_file: Option<PathBuf>,
+    /// PEM of authorities to believe in place of the machine's.
+    ca_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum FileSecurity {
+    StartTls,
+    Tls,
+    None,
+}
+
+impl FileSmtp {
+    fn settings(self) -> Result<MailSettings> {
+        let Self { host, port, security, from, username, password_file, ca_file } = self;
+        let security = match security.unwrap_or(FileSecurity::StartTls) {
+            FileSecurity::StartTls => Security::StartTls,
+            FileSecurity::Tls => Security::Tls,
+            FileSecurity::None => Security::None,
+        };
+        let from = from.parse::<Address>().map_err(|error| Usage(format!("[smtp] from: {error}")))?;
+        let mut settings = MailSettings::new(host, security, from);
+        settings.port = port.unwrap_or(settings.port);
+        let text = |path: PathBuf| {
+            std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
+        };
+        settings.authorities = ca_file.map(text).transpose()?;
+        settings.login = match (username, password_file.map(text).transpose()?) {
+            (Some(username), Some(password)) => {
+                Some(Login { username, password: Secret::new(password.trim_end_matches(['\r', '\n'])) })
+            }
+            (None, None) => None,
+            _ => return Err(Usage("[smtp] username and password_file belong together".to_owned()).into()),
+        };
+        Ok(settings)
+    }
 }
 
 /// The table `[limits]`.
@@ -120,6 +170,7 @@ pub(crate) struct Settings {
     pub(crate) tls: Option<(PathBuf, PathBuf)>,
     pub(crate) log: Option<String>,
     pub(crate) limits: Limits,
+    pub(crate) mail: Option<MailSettings>,
 }
 
 impl Settings {
@@ -146,6 +197,7 @@ impl Settings {
             tls,
             log: log.or(file.log),
             limits: Limits::from(file.limits),
+            mail: file.smtp.map(FileSmtp::settings).transpose()?,
         })
     }
 }

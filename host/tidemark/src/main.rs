@@ -18,7 +18,7 @@ use clap::Parser as _;
 
 use crate::args::{Cli, Noun};
 use crate::client::{Client, Refused};
-use crate::commands::{backup, connector, job, plugin, repository, restore, token, vm};
+use crate::commands::{backup, connector, flow, job, plugin, policy, prune, repository, restore, token, vm};
 use crate::output::{Ended, Output};
 
 fn main() -> ExitCode {
@@ -46,6 +46,9 @@ fn run(cli: Cli, output: &Output) -> anyhow::Result<Ended> {
         Noun::Repository(verb) => repository::run(verb, &client()?, output),
         Noun::Vm(verb) => vm::run(verb, &client()?, output),
         Noun::Backup(verb) => backup::run(verb, &client()?, output),
+        Noun::Policy(verb) => policy::run(verb, &client, output),
+        Noun::Flow(verb) => flow::run(verb, &client()?, output),
+        Noun::Prune(verb) => prune::run(verb, &client()?, output),
         Noun::Restore(verb) => restore::run(verb, &client()?, output),
         Noun::Job(verb) => job::run(verb, &client()?, output),
         Noun::Token(verb) => token::run(verb, &client()?, output),

@@ -10,7 +10,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use serde_json::json;
 use tidemark_api::{Server, ServerOptions, TlsFiles};
-use tidemark_engine::{ADMIN_TOKEN_FILE, Engine, EngineOptions};
+use tidemark_engine::{ADMIN_TOKEN_FILE, Clock, Engine, EngineOptions};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -19,6 +19,8 @@ use crate::config::{Settings, Usage};
 use crate::output::{Ended, Output};
 use crate::servers;
 
+/// For tests: a file with the milliseconds by which the clock of schedules and ages is moved.
+const CLOCK_VARIABLE: &str = "TIDEMARK_TEST_CLOCK";
 /// For tests of recovery: the process aborts right after a backup recorded this step.
 const ABORT_VARIABLE: &str = "TIDEMARK_ABORT_AT_STEP";
 
@@ -32,7 +34,7 @@ pub(crate) fn run(args: ServeArgs, output: &Output) -> Result<Ended> {
 }
 
 async fn serve(settings: Settings, output: &Output) -> Result<()> {
-    let Settings { data_dir, listen, database_url, plugins, tls, log: _, limits } = settings;
+    let Settings { data_dir, listen, database_url, plugins, tls, log: _, limits, mail } = settings;
     // From here on a signal is an orderly stop, also while the engine still starts.
     let mut stops = Stops::new()?;
     std::fs::create_dir_all(&data_dir).with_context(|| data_dir.display().to_string())?;
@@ -44,6 +46,8 @@ async fn serve(settings: Settings, output: &Output) -> Result<()> {
         plugins_dir: plugins,
         owner: None,
         limits,
+        mail,
+        clock: std::env::var_os(CLOCK_VARIABLE).map_or(Clock::System, |file| Clock::Moved(file.into())),
         abort_at_step: std::env::var(ABORT_VARIABLE).ok().filter(|step| !step.is_empty()),
     };
     let engine = Engine::start(options).await.map_err(|error| anyhow::anyhow!(error.chain()))?;

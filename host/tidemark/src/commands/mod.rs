@@ -3,10 +3,14 @@
 pub(crate) mod backup;
 pub(crate) mod connection;
 pub(crate) mod connector;
+pub(crate) mod flow;
 pub(crate) mod job;
 pub(crate) mod plugin;
+pub(crate) mod policy;
+pub(crate) mod prune;
 pub(crate) mod repository;
 pub(crate) mod restore;
+mod simulate;
 pub(crate) mod token;
 pub(crate) mod vm;
 
@@ -39,12 +43,12 @@ fn finish_telling(
     tells: impl FnOnce(&JobEntry) -> bool,
     human: impl FnOnce(&JobEntry) -> String,
 ) -> Result<Ended> {
-    let started: Accepted = serde_json::from_value(accepted.clone())?;
     if wait.no_wait {
         output.document(accepted, |started: Accepted| started.message)?;
         return Ok(Ended::Done);
     }
-    let (job, document) = follow(client, output, &started.job_id, Style::Progress)?;
+    let started = accepted.get("job_id").and_then(Value::as_str).unwrap_or_default();
+    let (job, document) = follow(client, output, started, Style::Progress)?;
     let ended = conclude(output, &job);
     if output.is_json() || ended != Ended::Failed || tells(&job) {
         output.document(document, |job: JobEntry| human(&job))?;

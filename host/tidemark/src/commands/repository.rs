@@ -34,7 +34,7 @@ pub(crate) fn run(verb: RepositoryVerb, client: &Client, output: &Output) -> Res
         RepositoryVerb::Show { name } => {
             let shown = client.get(&format!("/api/v1/repositories/{}", escape(&name)))?;
             output.document(shown, |shown: RepositoryDetail| {
-                connection::show(shown.entry) + &space(&shown.space)
+                format!("{}{}", connection::show(shown.entry), space(&shown.space))
             })?;
         }
         RepositoryVerb::Import { name, wait } => {

@@ -2,11 +2,12 @@
 
 use anyhow::Result;
 use serde_json::Value;
-use tidemark_api::wire::{AddVms, AddedVms, VmEntry, VmList};
+use tidemark_api::wire::{AcceptedJobs, AddVms, AddedVms, CopyBackups, UnprotectedList, VmEntry, VmList};
 
-use crate::args::VmVerb;
+use crate::args::{VmVerb, Wait};
 use crate::client::{Client, escape};
 use crate::output::{Ended, Output, Table, fields, moment, or_dash, size};
+use crate::watch::{Style, conclude, follow};
 
 pub(crate) fn run(verb: VmVerb, client: &Client, output: &Output) -> Result<Ended> {
     match verb {
@@ -25,12 +26,48 @@ pub(crate) fn run(verb: VmVerb, client: &Client, output: &Output) -> Result<Ende
             let shown = client.get(&format!("/api/v1/vms/{}", escape(&vm)))?;
             output.document(shown, show)?;
         }
+        VmVerb::Copy { vm, from, to, wait } => return copy(client, output, &vm, from, to, &wait),
+        VmVerb::Unprotected { refresh } => {
+            let list = client.get(&format!("/api/v1/reports/unprotected-vms?refresh={refresh}"))?;
+            output.document(list, |list: UnprotectedList| unprotected(&list))?;
+        }
         VmVerb::Remove { vm } => {
             client.delete(&format!("/api/v1/vms/{}", escape(&vm)))?;
             output.done(&format!("VM '{vm}' is not under protection any more"))?;
         }
     }
     Ok(Ended::Done)
+}
+
+/// Several jobs, one a backup: each is followed to its end.
+fn copy(client: &Client, output: &Output, vm: &str, from: String, to: String, wait: &Wait) -> Result<Ended> {
+    let queued =
+        client.post(&format!("/api/v1/vms/{}/actions/copy", escape(vm)), &CopyBackups { from, to })?;
+    let jobs: AcceptedJobs = serde_json::from_value(queued.clone())?;
+    let mut ended = Ended::Done;
+    if !wait.no_wait {
+        for id in &jobs.job_ids {
+            let (job, _) = follow(client, output, id, Style::Progress)?;
+            ended = ended.max(conclude(output, &job));
+        }
+    }
+    output.document(queued, |jobs: AcceptedJobs| jobs.message)?;
+    Ok(ended)
+}
+
+fn unprotected(list: &UnprotectedList) -> String {
+    let mut table = Table::new(&["NAME", "CONNECTOR", "FOLDER", "KEY", "SEEN", "WHY NOT"]);
+    for vm in &list.vms {
+        table.row([
+            vm.name.clone(),
+            vm.connector.clone(),
+            vm.folder.clone(),
+            vm.key.clone(),
+            moment(&vm.seen_at),
+            or_dash(Some(vm.reasons.join("; "))),
+        ]);
+    }
+    table.render("every VM that was seen is protected by an enabled flow")
 }
 
 fn disks(vm: &VmEntry) -> &[Value] {
