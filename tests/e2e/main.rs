@@ -4,6 +4,7 @@
 //! What is checked is what a user would check: bytes, exit codes, documents, files in the repository folder,
 //! snapshots on the VM, and that the server's log holds no warning nobody expected.
 
+mod calls;
 mod cancel;
 mod catalog_lost;
 mod cbt_audit;
@@ -20,16 +21,21 @@ mod disks;
 mod events;
 mod export;
 mod faults;
+mod fleet;
+mod flows;
 mod grants;
+mod guide;
 mod histories;
 mod hostile;
 mod hostile_backup;
+mod hosts;
 mod https;
 mod image_map;
 mod limits;
 mod main_job;
 mod postgres;
 mod repository_check;
+mod retention;
 mod shared_extents;
 mod source_lost;
 mod unmounted;

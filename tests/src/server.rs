@@ -124,6 +124,14 @@ impl Server {
         Self::start(&self.options)
     }
 
+    /// A new start on the same data folder, after a stop.
+    ///
+    /// # Errors
+    /// Where it does not come up again.
+    pub fn restart_stopped(self) -> Result<Self> {
+        Self::start(&self.options)
+    }
+
     /// An orderly stop, then a new start on the same data folder.
     ///
     /// # Errors
