@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tidemark_tests::disk::{Fill, bytes};
 use tidemark_tests::process::wait_for;
 
@@ -145,7 +145,9 @@ fn wrong_definitions_are_refused_by_field() -> Result<()> {
 fn a_schedule_fires_once_for_each_time_and_catches_up_once() -> Result<()> {
     let mut fleet = Fleet::start(&[])?;
     fleet.shipped("group", "by-name")?;
-    let hourly = "[schedule]\ncron = '0 * * * *'\ntime_zone = 'Europe/Berlin'\n";
+    // Half an hour away from now, so that the real clock never comes to it.
+    let minute = (SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() / 60 + 30) % 60;
+    let hourly = format!("[schedule]\ncron = '{minute} * * * *'\ntime_zone = 'Europe/Berlin'\n");
     let made = fleet.flow("hourly", &format!("{BY_NAME}{hourly}"))?;
     ensure!(made["next_execution"].is_string(), "{made}");
 

@@ -1,7 +1,7 @@
 //! Several hosts on one PostgreSQL: each time fires once, whoever is there, and policies as plugins decide as scripts do.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -52,6 +52,7 @@ fn three_hosts_fire_each_time_once_while_they_die() -> Result<()> {
         let list = host.rest().get("/api/v1/protection-flows/minutely/executions?limit=1000")?.expect(200)?;
         Ok(list["executions"].as_array().context("'executions'")?.clone())
     };
+    let begun = Instant::now();
     for step in 1..=24_i64 {
         fs::write(folder.path().join("next"), (step * MINUTE).to_string())?;
         fs::rename(folder.path().join("next"), &clock)?;
@@ -73,8 +74,9 @@ fn three_hosts_fire_each_time_once_while_they_die() -> Result<()> {
     times.sort();
     times.dedup();
     ensure!(times.len() == fired, "no time fired twice: {times:?}");
-    // The real clock goes on as well: it may have fired for a minute of its own.
-    ensure!((24..=28).contains(&fired), "{fired} firings");
+    // The real clock goes on as well, and fires for minutes of its own.
+    let most = 25 + usize::try_from(begun.elapsed().as_secs() / 60)?;
+    ensure!((24..=most).contains(&fired), "{fired} firings, at most {most} minutes passed");
     for host in hosts {
         host.finish(&["recover", "interrupted", "lease", "undo"])?;
     }
