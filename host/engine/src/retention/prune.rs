@@ -16,8 +16,10 @@ use crate::requests::PrunePayload;
 
 /// VMs looked up at a time.
 const PAGE: u32 = 200;
-/// VMs told one by one in the result; the sums are of all.
+/// Alerts in the result.
 const TOLD: usize = 500;
+/// Backups told one by one in the result, about: the sums are of all, and a million would not fit.
+const TOLD_BACKUPS: usize = 5_000;
 
 impl Engine {
     /// Queues retention in a repository. A dry run only tells what would become of each backup.
@@ -68,6 +70,7 @@ struct Tally {
     queued: u64,
     alerts: Vec<String>,
     told: Vec<Value>,
+    told_backups: usize,
     jobs: Vec<String>,
 }
 
@@ -80,7 +83,8 @@ impl Tally {
         let room = TOLD.saturating_sub(self.alerts.len());
         let alerts = decided.alerts.iter().map(|alert| format!("{}: {alert}", decided.vm_name));
         self.alerts.extend(alerts.take(room));
-        if self.told.len() < TOLD {
+        if self.told_backups < TOLD_BACKUPS {
+            self.told_backups += decided.kept.len() + decided.dropped.len();
             self.told.push(decided.to_json());
         }
         self.jobs.extend(job.map(|job| job.id.to_string()));
