@@ -72,21 +72,15 @@ impl Decider {
         &self,
         points: Vec<RetentionPoint>,
         context: PolicyContext,
-    ) -> Result<(Vec<RetentionPoint>, Vec<KeepVerdict>)> {
-        let verdicts = match &self.how {
-            How::Plugin(plugin) => {
-                let verdicts = plugin.lock().await.retain(&points, &context).await?;
-                (points, verdicts)
-            }
+    ) -> Result<Vec<KeepVerdict>> {
+        match &self.how {
+            How::Plugin(plugin) => Ok(plugin.lock().await.retain(&points, &context).await?),
             How::Script(script) => {
                 let script = script.clone();
-                let told = blocking("asking a policy", move || {
-                    Ok(script.retain(&points, &context).map(|verdicts| (points, verdicts)))
-                });
-                told.await?.map_err(|error| self.failed(&error))?
+                let told = blocking("asking a policy", move || Ok(script.retain(&points, &context)));
+                told.await?.map_err(|error| self.failed(&error))
             }
-        };
-        Ok(verdicts)
+        }
     }
 
     pub(crate) async fn select(&self, vm: &Candidate, context: &PolicyContext) -> Result<Selection> {

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use tidemark_catalog::{Job, KeptBackup, Repository, RetentionMark, Vm};
 use tidemark_model::{
-    BackupId, BackupStatus, ByteLen, JobId, KeepVerdict, PolicyContext, Ranks, RepositoryId, RetentionPoint,
+    BackupId, BackupStatus, JobId, KeepVerdict, PolicyContext, Ranks, RepositoryId, RetentionPoint,
     UtcMillis, VmId,
 };
 use tidemark_policy::{ChainRefusal, Fate, Floors, Keeper, apply_floors};
@@ -99,9 +99,12 @@ pub(crate) async fn decide(
     if let Some(flow) = &cover.keeper {
         verdicts.fill(KeepVerdict::Keep(format!("flow '{flow}' keeps everything")));
     }
+    let candidate = match cover.rules.is_empty() {
+        true => None,
+        false => Some(inventory::candidate(shared, vm).await?),
+    };
     for rule in &cover.rules {
-        let candidate = inventory::candidate(shared, vm).await?;
-        let told = ask(rule, points.clone(), candidate, now).await;
+        let told = ask(rule, points.clone(), candidate.clone(), now).await;
         match told {
             Ok(told) => merge_verdicts(&mut verdicts, told),
             Err(error) => {
@@ -134,7 +137,7 @@ pub(crate) async fn decide(
 async fn ask(
     rule: &CoverRule,
     mut points: Vec<RetentionPoint>,
-    candidate: tidemark_model::Candidate,
+    candidate: Option<tidemark_model::Candidate>,
     now: UtcMillis,
 ) -> Result<Vec<KeepVerdict>> {
     let zone = tidemark_policy::Zone::parse(&rule.time_zone).map_err(|e| Error::invalid(e.to_string()))?;
@@ -143,10 +146,10 @@ async fn ask(
         now,
         time_zone: rule.time_zone.clone(),
         settings_json: rule.settings_json.clone(),
-        vm: Some(candidate),
+        vm: candidate,
     };
     let expected = points.len();
-    let (_, verdicts) = rule.decider.retain(points, context).await?;
+    let verdicts = rule.decider.retain(points, context).await?;
     if verdicts.len() != expected {
         return Err(Error::internal(format!("{} verdicts on {expected} backups", verdicts.len())));
     }
@@ -174,7 +177,7 @@ fn point(backup: &KeptBackup, now: UtcMillis) -> RetentionPoint {
         verified: *verified,
         damaged: *status == BackupStatus::Damaged,
         pinned: *pinned,
-        size: ByteLen(stored.0),
+        size: *stored,
     }
 }
 
