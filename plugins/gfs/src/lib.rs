@@ -21,8 +21,6 @@ use crate::calendar::Zone;
 use crate::rules::{Rule, judge};
 use crate::settings::Settings;
 
-const DAY_MS: i64 = 86_400_000;
-
 /// Grandfather, father, son.
 #[derive(Debug)]
 pub struct Gfs;
@@ -56,13 +54,15 @@ impl Policy for Gfs {
         let Some(last_full_ms) = history.last_full_ms else {
             return Ok(BackupPlan { kind: PlanType::Full, reason: "there is none yet".to_owned() });
         };
+        let last_full = zone.local(last_full_ms).date();
+        // By the calendar: runs never begin at quite the same moment, and by hours every seventh would be every eighth.
         // A full that is dated into the future has a negative age: no reason to read the guest in full again and again.
-        let age_ms = context.now_ms.saturating_sub(last_full_ms);
-        let kind = match age_ms > i64::from(full_every_days) * DAY_MS {
+        let age_days = (zone.local(context.now_ms).date() - last_full).num_days();
+        let kind = match age_days >= i64::from(full_every_days) {
             true => PlanType::Full,
             false => PlanType::Incremental,
         };
-        Ok(BackupPlan { kind, reason: format!("the last full is of {}", zone.local(last_full_ms).date()) })
+        Ok(BackupPlan { kind, reason: format!("the last full is of {last_full}") })
     }
 }
 

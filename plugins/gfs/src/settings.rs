@@ -16,7 +16,7 @@ pub(crate) struct Settings {
     pub(crate) rules: Numbers,
     /// VMs that have it are protected.
     pub(crate) tag: String,
-    /// How old the newest full may become, in days of 24 hours.
+    /// On which day after the newest full the next one comes, by the calendar.
     pub(crate) full_every_days: u32,
 }
 

@@ -8,6 +8,7 @@ use super::*;
 /// 2026-06-12T12:00:00Z, a Friday.
 const NOW_MS: i64 = 1_781_265_600_000;
 const HOUR_MS: i64 = 3_600_000;
+const DAY_MS: i64 = 24 * HOUR_MS;
 
 fn context(settings: &str) -> Context {
     Context { now_ms: NOW_MS, time_zone: "Europe/Berlin".into(), settings: settings.into(), vm: None }
@@ -101,8 +102,13 @@ fn a_full_comes_once_the_newest_is_too_old() {
     let week = 7 * DAY_MS;
     for (name, last_full_ms, settings, kind) in [
         ("none yet", None, "{}", PlanType::Full),
-        ("exactly a week", Some(NOW_MS - week), "{}", PlanType::Incremental),
-        ("a moment more", Some(NOW_MS - week - 1), "{}", PlanType::Full),
+        (
+            "not quite a week by the clock, one by the calendar",
+            Some(NOW_MS - week + HOUR_MS),
+            "{}",
+            PlanType::Full,
+        ),
+        ("the day before", Some(NOW_MS - week + DAY_MS), "{}", PlanType::Incremental),
         ("as the setting says", Some(NOW_MS - week), r#"{"full_every_days": 6}"#, PlanType::Full),
         ("never again", Some(0), r#"{"full_every_days": 4294967295}"#, PlanType::Incremental),
         ("dated into the future", Some(NOW_MS + week), "{}", PlanType::Incremental),
