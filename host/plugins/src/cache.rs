@@ -25,25 +25,23 @@ impl CompileCache {
         Ok(Self { folder: folder.to_owned() })
     }
 
-    /// Takes a compiled component, or compiles and keeps it. Answers with whether it was there. A cache that cannot
-    /// be written costs time only.
+    /// Takes a compiled component, or has it compiled and keeps it. Answers with whether it was there. A cache that
+    /// cannot be written costs time only.
     pub(crate) fn get(
         &self,
         engine: &Engine,
-        bytes: &[u8],
         digest: &str,
+        compile: impl FnOnce() -> wasmtime::Result<Vec<u8>>,
     ) -> wasmtime::Result<(Component, bool)> {
         let path = self.path(engine, digest);
         if let Some(component) = load(engine, &path) {
             return Ok((component, true));
         }
-        let component = Component::new(engine, bytes)?;
-        let stored =
-            component.serialize().map_err(std::io::Error::other).and_then(|code| self.store(&path, &code));
-        if let Err(error) = stored {
+        let code = compile()?;
+        if let Err(error) = self.store(&path, &code) {
             tracing::warn!(path = %path.display(), %error, "a compiled plugin could not be kept");
         }
-        Ok((component, false))
+        Ok((revive(engine, &code)?, false))
     }
 
     fn path(&self, engine: &Engine, digest: &str) -> PathBuf {
@@ -76,13 +74,19 @@ fn load(engine: &Engine, path: &Path) -> Option<Component> {
         tracing::warn!(path = %path.display(), "a compiled plugin was damaged; compiling it again");
         return None;
     }
+    revive(engine, &code).ok()
+}
+
+/// Makes code that our own compiler wrote a component again. Uploaded bytes never come here.
+pub(crate) fn revive(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
     #[expect(
         unsafe_code,
-        reason = "the bytes were written by `store` into a folder that only this user may write, and match the \
-                  digest written with them; uploaded components never come here"
+        reason = "the code comes from our own compiler, in this process or in one of its own, or was kept by `store` \
+                  in a folder that only this user may write, and matches the digest written with it"
     )]
-    // SAFETY: `code` is what `Component::serialize` gave (see the reason above); wasmtime itself refuses another
-    // version's or configuration's code.
-    let component = unsafe { Component::deserialize(engine, &code) };
-    component.ok()
+    // SAFETY: `code` is what wasmtime's compiler gave (see the reason above); wasmtime itself refuses another version's
+    // or configuration's code.
+    unsafe {
+        Component::deserialize(engine, code)
+    }
 }

@@ -20,12 +20,18 @@ use crate::state::State;
 
 /// What the outer clock gives beyond the deadline, so that the inner one speaks first.
 const GRACE: Duration = Duration::from_millis(500);
+/// Calls that say nothing of how a plugin works.
+const STARTING: [&str; 2] = ["describe", "configure"];
 
 /// An instance with its store.
 pub(crate) struct Guest<B> {
     pub(crate) bindings: B,
     pub(crate) store: Store<State>,
     progress: Progress,
+    /// Whether it did more than start.
+    worked: bool,
+    /// What it alone is to blame for.
+    fault: Option<Error>,
 }
 
 enum Progress {
@@ -48,7 +54,7 @@ pub(crate) use call_guest;
 
 impl<B> Guest<B> {
     pub(crate) fn new(bindings: B, store: Store<State>) -> Self {
-        Self { bindings, store, progress: Progress::Ready }
+        Self { bindings, store, progress: Progress::Ready, worked: false, fault: None }
     }
 
     /// Opens a call: refuses where the session has ended, refills allowances, starts the clock.
@@ -74,12 +80,19 @@ impl<B> Guest<B> {
         let (kind, message) = match outcome {
             Ok(Ok(value)) => {
                 self.progress = Progress::Ready;
+                self.worked |= !STARTING.contains(&operation);
                 return Ok(value);
             }
             Ok(Err(error)) => why_stopped(self.store.data_mut(), &error),
-            Err(_) => (ErrorKind::Timeout, timeout_message(self.store.data())),
+            Err(_) => {
+                // It may have waited for somebody else.
+                let error = self.error(ErrorKind::Timeout, operation, timeout_message(self.store.data()));
+                self.progress = Progress::Ended(error.clone());
+                return Err(error);
+            }
         };
         let error = self.error(kind, operation, message);
+        self.fault = Some(error.clone()).filter(Error::is_misbehaviour);
         self.progress = Progress::Ended(error.clone());
         Err(error)
     }
@@ -112,6 +125,7 @@ impl<B> Guest<B> {
     /// Ends the session because of what the guest returned: it cannot be believed on anything else either.
     pub(crate) fn nonsense(&mut self, operation: &'static str, message: impl Into<String>) -> Error {
         let error = self.error(ErrorKind::Invalid, operation, printable(&message.into()));
+        self.fault = Some(error.clone());
         self.progress = Progress::Ended(error.clone());
         error
     }
@@ -144,6 +158,16 @@ impl<B> Guest<B> {
             return Ok(());
         }
         Err(self.nonsense("describe", format!("it calls itself {name} {version}, contract {written}")))
+    }
+}
+
+impl<B> Drop for Guest<B> {
+    fn drop(&mut self) {
+        let fault = self.fault.take();
+        let well = self.worked && matches!(self.progress, Progress::Ready);
+        if fault.is_some() || well {
+            self.store.data().tell(fault);
+        }
     }
 }
 

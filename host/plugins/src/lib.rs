@@ -9,6 +9,8 @@ mod audit;
 mod bindings;
 pub mod build;
 mod cache;
+mod compile;
+mod conduct;
 mod connector;
 mod error;
 mod filesystem;
@@ -28,6 +30,8 @@ mod storage;
 mod volumes;
 
 pub use audit::{AuditEvent, AuditSink};
+pub use compile::{CompileLimits, Compiler, run_compiler};
+pub use conduct::{ConductEvent, ConductSink};
 pub use connector::{
     Connector, DiskLease, Finding, HttpSource, OwnSnapshot, PowerState, PreflightReport, Severity, Since,
     Snapshot, SnapshotDisk, Transport, VddkSource, VirtualDisk, VirtualMachine,

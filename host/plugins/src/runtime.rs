@@ -10,7 +10,8 @@ use wasmtime::component::{Component, HasSelf, Linker};
 use wasmtime::{Config, Engine, OptLevel};
 
 use crate::bindings::{connector, filesystem, policy, storage, volumes};
-use crate::cache::CompileCache;
+use crate::cache::{CompileCache, revive};
+use crate::compile::Compiler;
 use crate::error::{Error, ErrorKind};
 use crate::inspect::{Inspection, inspect};
 use crate::limits::Limits;
@@ -27,6 +28,8 @@ pub struct RuntimeOptions {
     pub cache_dir: Option<PathBuf>,
     /// The limits of every session.
     pub limits: Limits,
+    /// Who compiles; none compiles in this process, for components that are trusted as much as this code.
+    pub compiler: Option<Compiler>,
 }
 
 /// The sandbox. Clones share it.
@@ -40,6 +43,7 @@ struct Inner {
     deterministic: Engine,
     cache: Option<CompileCache>,
     limits: Arc<Limits>,
+    compiler: Option<Compiler>,
 }
 
 /// A loaded version of a plugin. Clones share it; sessions that run keep it alive.
@@ -69,18 +73,17 @@ impl Runtime {
     /// # Errors
     /// [`ErrorKind::Load`] where this machine cannot run the sandbox or the cache folder cannot be made.
     pub fn new(options: RuntimeOptions) -> Result<Self, Error> {
-        let RuntimeOptions { cache_dir, limits } = options;
+        let RuntimeOptions { cache_dir, limits, compiler } = options;
         let failed = |error: String| Error::new(ErrorKind::Load, "runtime", error);
-        let everyday = Engine::new(&configuration()).map_err(|error| failed(format!("{error:#}")))?;
-        let mut config = configuration();
-        config.consume_fuel(true).cranelift_nan_canonicalization(true);
-        let deterministic = Engine::new(&config).map_err(|error| failed(format!("{error:#}")))?;
+        let engine = |kind| Engine::new(&configuration(kind)).map_err(|error| failed(format!("{error:#}")));
+        let (everyday, deterministic) = (engine(PluginKind::Connector)?, engine(PluginKind::Policy)?);
         let open = |folder: PathBuf| {
             CompileCache::open(&folder).map_err(|error| failed(format!("{}: {error}", folder.display())))
         };
         let cache = cache_dir.map(open).transpose()?;
         tick(&everyday, &deterministic).map_err(|error| failed(error.to_string()))?;
-        Ok(Self { inner: Arc::new(Inner { everyday, deterministic, cache, limits: Arc::new(limits) }) })
+        let limits = Arc::new(limits);
+        Ok(Self { inner: Arc::new(Inner { everyday, deterministic, cache, limits, compiler }) })
     }
 
     /// Validates, compiles and links a component. Compiling takes up to seconds and is done on a blocking thread.
@@ -110,16 +113,24 @@ impl Runtime {
                 "it needs WASI 0.2 for its language, which this host does not offer yet".to_owned(),
             ));
         }
-        let engine = self.engine(inspection.manifest.kind);
+        let kind = inspection.manifest.kind;
+        let engine = self.engine(kind);
         let compiled = match &self.inner.cache {
-            Some(cache) => cache.get(engine, bytes, &inspection.digest),
-            None => Component::new(engine, bytes).map(|component| (component, false)),
+            Some(cache) => cache.get(engine, &inspection.digest, || self.compile(kind, bytes)),
+            None => self.compile(kind, bytes).and_then(|code| Ok((revive(engine, &code)?, false))),
         };
         let (component, from_cache) =
             compiled.map_err(|error| failed(format!("it does not compile: {error:#}")))?;
-        let world = World::link(inspection.manifest.kind, engine, &component)
+        let world = World::link(kind, engine, &component)
             .map_err(|error| failed(format!("it does not fit its world: {error:#}")))?;
         Ok(Plugin { inner: Arc::new(Loaded { inspection, world, from_cache }) })
+    }
+
+    fn compile(&self, kind: PluginKind, bytes: &[u8]) -> wasmtime::Result<Vec<u8>> {
+        match &self.inner.compiler {
+            Some(compiler) => compiler.compile(kind, bytes).map_err(wasmtime::Error::msg),
+            None => self.engine(kind).precompile_component(bytes),
+        }
     }
 
     /// The limits of every session.
@@ -200,8 +211,12 @@ impl World {
     }
 }
 
-fn configuration() -> Config {
+/// How guests of a kind run: policies on an engine that always does the same, all others on the everyday one.
+pub(crate) fn configuration(kind: PluginKind) -> Config {
     let mut config = Config::new();
+    if kind == PluginKind::Policy {
+        config.consume_fuel(true).cranelift_nan_canonicalization(true);
+    }
     config
         .epoch_interruption(true)
         .cranelift_opt_level(OptLevel::Speed)

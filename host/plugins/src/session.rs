@@ -7,6 +7,7 @@ use serde_json::Value;
 use wasmtime::{Store, UpdateDeadline};
 
 use crate::audit::AuditSink;
+use crate::conduct::ConductSink;
 use crate::connector::Connector;
 use crate::error::{Error, ErrorKind};
 use crate::filesystem::GuestFilesystem;
@@ -36,6 +37,8 @@ pub struct Session {
     pub label: String,
     /// Where refusals are reported; none only logs them.
     pub audit: Option<AuditSink>,
+    /// Where it is told how the session went.
+    pub conduct: Option<ConductSink>,
 }
 
 impl Session {
@@ -48,6 +51,7 @@ impl Session {
             grants: Grants::default(),
             label: label.to_owned(),
             audit: None,
+            conduct: None,
         }
     }
 }
@@ -66,7 +70,11 @@ macro_rules! open {
             Ok(Ok(bindings)) => Guest::new(bindings, store),
             Ok(Err(error)) => {
                 let (kind, message) = why_stopped(store.data_mut(), &error);
-                return Err(failed($plugin, kind, message));
+                let error = failed($plugin, kind, message);
+                if error.is_misbehaviour() {
+                    store.data().tell(Some(error.clone()));
+                }
+                return Err(error);
             }
             Err(_) => return Err(failed($plugin, ErrorKind::Timeout, "it does not start".to_owned())),
         }
@@ -160,7 +168,7 @@ impl Runtime {
         session: Session,
         disks: Vec<Arc<dyn ReadOnlyDisk>>,
     ) -> Result<Store<State>, Error> {
-        let Session { settings_json, secrets, grants, label, audit } = session;
+        let Session { settings_json, secrets, grants, label, audit, conduct } = session;
         let manifest = plugin.manifest();
         let settings: Value = serde_json::from_str(&settings_json)
             .ok()
@@ -174,6 +182,7 @@ impl Runtime {
             secrets,
             rights: Rights::new(manifest, &settings, grants),
             audit,
+            conduct,
             http: HttpClient::default(),
             disks,
             log: LogAllowance::new(limits.log_burst),

@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use crate::audit::{AuditEvent, AuditSink};
 use crate::bindings::host::tidemark::plugin::types;
-use crate::error::ErrorKind;
+use crate::conduct::{ConductEvent, ConductSink};
+use crate::error::{Error, ErrorKind};
 use crate::grants::{Denied, Rights};
 use crate::http::HttpClient;
 use crate::limits::Limits;
@@ -23,6 +24,7 @@ pub(crate) struct State {
     pub(crate) secrets: Secrets,
     pub(crate) rights: Rights,
     pub(crate) audit: Option<AuditSink>,
+    pub(crate) conduct: Option<ConductSink>,
     pub(crate) http: HttpClient,
     pub(crate) disks: Vec<Arc<dyn ReadOnlyDisk>>,
     pub(crate) log: LogAllowance,
@@ -70,6 +72,14 @@ impl State {
                     format!("it asked more of the host in one call than {}", self.limits.host_calls);
                 Err(self.stop(ErrorKind::Limit, message))
             }
+        }
+    }
+
+    /// Tells how the session went.
+    pub(crate) fn tell(&self, fault: Option<Error>) {
+        if let Some(conduct) = &self.conduct {
+            let (plugin, version, label) = (self.plugin.clone(), self.version.clone(), self.label.clone());
+            conduct.send(ConductEvent { plugin, version, label, fault });
         }
     }
 

@@ -41,7 +41,7 @@ pub(crate) fn filesystem_bytes() -> &'static [u8] {
 /// Compiled code is kept for all tests of this process's folder, so that each guest is compiled once.
 pub(crate) fn runtime(limits: Limits) -> Runtime {
     let cache_dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("compiled");
-    Runtime::new(RuntimeOptions { cache_dir: Some(cache_dir), limits }).unwrap()
+    Runtime::new(RuntimeOptions { cache_dir: Some(cache_dir), limits, ..RuntimeOptions::default() }).unwrap()
 }
 
 pub(crate) fn quick() -> Limits {
@@ -70,6 +70,7 @@ pub(crate) fn session(settings: &Value, grants: &[&str], audit: &Audit) -> Sessi
         grants: Grants::parse(grants).unwrap(),
         label: "job-1".into(),
         audit: Some(audit.sink()),
+        conduct: None,
     }
 }
 

@@ -89,7 +89,7 @@ async fn the_second_load_takes_compiled_code_and_never_damaged_one() {
     let folder = tempfile::tempdir().unwrap();
     let fresh = || {
         let cache_dir = Some(folder.path().join("compiled"));
-        Runtime::new(RuntimeOptions { cache_dir, limits: Limits::default() }).unwrap()
+        Runtime::new(RuntimeOptions { cache_dir, ..RuntimeOptions::default() }).unwrap()
     };
     assert!(!fresh().load(connector_bytes()).await.unwrap().from_cache());
     assert!(fresh().load(connector_bytes()).await.unwrap().from_cache());

@@ -8,5 +8,6 @@ mod guests;
 mod http;
 mod http_server;
 mod load;
+mod matrix;
 mod misbehaviour;
 mod storage;

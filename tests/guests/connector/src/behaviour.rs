@@ -119,6 +119,11 @@ impl Settings {
             "outside-page" => (vec![extent(half, 4096)], half),
             "stuck-page" => (vec![], start),
             "crawling-page" => (vec![], start + 1),
+            // 100,000 of half a KiB in each KiB, a tenth of them a page.
+            "many" => {
+                let end = (start + 10_000 * 1024).min(100_000 * 1024);
+                ((start / 1024..end / 1024).map(|number| extent(number * 1024, 512)).collect(), end)
+            }
             _ if start < half => (vec![extent(start, 4096)], half),
             _ => (vec![extent(half, 4096)], CAPACITY),
         };

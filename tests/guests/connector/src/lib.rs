@@ -58,7 +58,11 @@ fn known(vm: &str) -> Result<(), Error> {
 
 impl Guest for Connector {
     fn describe() -> Description {
-        Description { name: "hostile".into(), version: "0.1.0".into(), contract: "0.1.0".into() }
+        Description {
+            name: "hostile".into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            contract: "0.1.0".into(),
+        }
     }
 
     fn configure(json: String) -> Result<(), Error> {
