@@ -18,7 +18,7 @@ use tidemark_model::{ByteLen, Extent, ExtentList, GuestOffset};
 use tidemark_qcow2::{
     CLUSTER_SIZE, ClusterEncoder, Compression, EncodedCluster, FinishedImage, ImageSpec, ImageWriter,
 };
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
@@ -29,14 +29,14 @@ use crate::store::{PendingObject, aligned_memory};
 
 /// The longest read: `qemu-nbd` faults on every buffer of 2 MiB and more, and shorter ones wake more tasks.
 const REQUEST: usize = 1 << 20;
-/// Bytes of reads in flight, however few or many requests that are.
+/// Bytes of reads in flight, or done and waiting for their turn, however few or many requests that are.
 const IN_FLIGHT: usize = 8 << 20;
 /// The grain in which bytes in flight are counted: a cluster.
 const GRAIN: usize = 64 << 10;
 /// Output is appended in pieces of about this size.
 const APPEND: usize = 1 << 20;
 /// Encoded requests that may wait for the writer.
-const WRITER_QUEUE: usize = 4;
+const WRITER_QUEUE: usize = 2;
 
 /// What of a disk is to be stored.
 #[derive(Debug, Clone)]
@@ -163,6 +163,9 @@ pub(crate) async fn move_disk(
     })
 }
 
+/// What a read filled, and its share of the budget.
+type Filled = (BytesMut, Option<OwnedSemaphorePermit>);
+
 /// Whether all work reached the writer.
 enum Fed {
     All,
@@ -178,22 +181,24 @@ async fn feed(
     progress: &MoveProgress,
     sender: mpsc::Sender<Block>,
 ) -> Result<Fed> {
-    let budget = &Semaphore::new(IN_FLIGHT / GRAIN);
+    let budget = &Arc::new(Semaphore::new(IN_FLIGHT / GRAIN));
     let mut blocks = stream::iter(work)
         .map(|item| async move {
             match item {
                 Work::Zero(extent) => Ok((extent, None)),
                 Work::Read(extent) => {
-                    let _share = budget.acquire_many(grains(extent.length)).await;
-                    source.read(extent, memory.take()).await.map(|bytes| (extent, Some(bytes)))
+                    // Kept until its turn comes: reads that overtook others take memory, too.
+                    let share = Arc::clone(budget).acquire_many_owned(grains(extent.length)).await.ok();
+                    source.read(extent, memory.take()).await.map(|bytes| (extent, Some((bytes, share))))
                 }
             }
         })
         .buffered(tuning.reads)
-        .map(|read: Result<(Extent, Option<BytesMut>)>| async move {
+        .map(|read: Result<(Extent, Option<Filled>)>| async move {
             match read? {
                 (extent, None) => Ok(Block::Zero(extent)),
-                (extent, Some(bytes)) => {
+                (extent, Some((bytes, share))) => {
+                    drop(share);
                     progress.read.fetch_add(extent.length.0, Ordering::Relaxed);
                     encoders.encode(extent.offset, bytes).await
                 }

@@ -26,7 +26,7 @@ pub(super) const ALIGNMENT: usize = 4096;
 /// Bytes of one direct write, about.
 const BATCH: usize = 1 << 20;
 /// Batches that wait while others are written.
-const QUEUE: usize = 2;
+const QUEUE: usize = 1;
 const THREADS: usize = 2;
 /// How far ahead space is allocated.
 const AHEAD: u64 = 64 << 20;
