@@ -100,6 +100,18 @@ soak: ## One long random history of backups, deletions, merges and deaths agains
 	TIDEMARK_HISTORY_SEED=$${SEED:-$$RANDOM} TIDEMARK_HISTORY_STEPS=$${STEPS:-500} \
 		cargo test --release --locked --workspace --test e2e histories -- --nocapture
 
+.PHONY: soak-fleet
+soak-fleet: ## A year of a fleet on three hosts that are killed a hundred times (DAYS=365 VMS=5 DEATHS=100)
+	@scripts/setup test
+	@$(MAKE) --no-print-directory build
+	TIDEMARK_FLEET_DAYS=$${DAYS:-365} TIDEMARK_FLEET_VMS=$${VMS:-5} TIDEMARK_FLEET_DEATHS=$${DEATHS:-100} \
+		cargo test --release --locked --workspace --test e2e year:: -- --nocapture
+
+.PHONY: bench-retention
+bench-retention: ## Let retention decide about a million backups of 2,000 VMs: time and memory (VMS=2000 BACKUPS=500)
+	@$(MAKE) --no-print-directory build
+	@scripts/bench-retention $(TIDEMARK) $${VMS:-2000} $${BACKUPS:-500}
+
 .PHONY: bench
 # As root it also mounts file systems of its own; without, those works are left out with a word.
 bench: ## Time the engine beside the tools people use (BENCH="--rounds 9 --only sparse" for other settings)

@@ -83,6 +83,8 @@ fn hooks_are_called_around_the_backups_and_ends_are_told_signed() -> Result<()> 
         "repository = 'main'\n[select]\nvms = ['web01']\n\
          [[hooks.before]]\nurl = '{url}/before/200'\nsecret = 'hook'\n\
          [[hooks.after]]\nurl = '{url}/after/500'\non_failure = 'continue'\n\
+         headers = {{ 'X-Environment' = 'prod' }}\nsecret_headers = {{ 'X-Token' = 'hook' }}\n\
+         body = '{{\"said\": \"{{{{flow}}}} is over\"}}'\n\
          [[notify]]\non = ['succeeded']\nwebhook = '{url}/end/204'\nsecret = 'hook'\n"
     );
     let file = fleet.file("told.toml", &definition)?;
@@ -97,7 +99,10 @@ fn hooks_are_called_around_the_backups_and_ends_are_told_signed() -> Result<()> 
     ensure!(before.path == "/before/200" && before.body.contains("\"flow\":\"told\""), "{before:?}");
     let signature = before.header("tidemark-signature").context("a signature")?;
     ensure!(signature.starts_with("t=") && signature.contains(",v1="), "{signature}");
-    ensure!(next(&calls)?.path == "/after/500");
+    let after = next(&calls)?;
+    ensure!(after.path == "/after/500" && after.body == r#"{"said": "told is over"}"#, "{after:?}");
+    let headers = (after.header("x-environment"), after.header("x-token"));
+    ensure!(headers == (Some("prod"), Some("correct horse")), "{after:?}");
     let told = next(&calls)?;
     ensure!(told.header("tidemark-event") == Some("flow.succeeded"), "{told:?}");
     ensure!(told.header("tidemark-signature").is_some(), "{told:?}");

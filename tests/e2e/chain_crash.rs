@@ -5,15 +5,17 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
+use tidemark_tests::disk::{Fill, bytes};
 use tidemark_tests::postgres::Postgres;
 use tidemark_tests::process::wait_for;
 use tidemark_tests::server::{Server, ServerOptions};
-use tidemark_tests::site::{REPOSITORY, Site, SiteOptions, add_repository, files_below};
+use tidemark_tests::site::{REPOSITORY, Site, SiteOptions, VM, add_repository, files_below};
 
 use crate::chains::{Point, all_is_well, chain, nothing_else};
 use crate::crash::{RECOVERY, dies_at};
-use crate::disks;
+use crate::disks::{self, MIB};
+use crate::fleet::add_offsite;
 
 /// Every step that a change of a chain records, in order, and whether the change stands then.
 pub(crate) const STEPS: [(&str, bool); 5] = [
@@ -84,6 +86,50 @@ fn a_synthetic_full_that_dies_happened_or_did_not() -> Result<()> {
         all_is_well(&site, &kept)?;
     }
     site.finish(RECOVERY)
+}
+
+/// A copy is known with all of its objects or not at all: dying on the way leaves nothing in the other repository.
+#[test]
+fn a_copy_that_dies_leaves_nothing_and_is_made_when_asked_again() -> Result<()> {
+    let mut site = Site::start(SiteOptions::default(), disks::two)?;
+    let offsite = site.folder.path().join("offsite");
+    add_offsite(&site.server.cli()?, &offsite)?;
+    let copy = |server: &Server| {
+        let body = json!({ "from": REPOSITORY, "to": "offsite" });
+        server.rest().post(&format!("/api/v1/vms/{VM}/actions/copy"), &body)?.expect(202)
+    };
+    // First the copy of a full, then that of an incremental onto it.
+    for known in 0..2 {
+        site.guest_writes(0, (3 + known) * MIB, &bytes(Fill::Noise(known), 90_000))?;
+        let (point, frozen) = (site.backup("auto")?, site.freeze(&format!("point-{known}"))?);
+        for step in ["merge-begun", "merge-publishing", "committing"] {
+            let folder = site.folder.path().to_path_buf();
+            site.server = dies_at(site.server, &folder, step, |server| copy(server).map(drop))
+                .with_context(|| format!("dying at {step}"))?;
+            wait_for("the clean-up", LONG, || {
+                let jobs = site.rest().get("/api/v1/jobs?status=running")?.expect(200)?;
+                let quiet = jobs["jobs"].as_array().is_some_and(Vec::is_empty);
+                let left = files_below(&offsite, "")?;
+                let objects =
+                    left.iter().filter(|path| !path.ends_with(".tidemark-repository")).count() as u64;
+                // Two images with their digests and a manifest a copy.
+                Ok((quiet && objects == known * 5).then_some(()))
+            })
+            .with_context(|| format!("after dying at {step}: {:?}", files_below(&offsite, "")))?;
+            ensure!(copies(&site)?.len() as u64 == known, "after dying at {step}: {:?}", copies(&site)?);
+        }
+        let job = copy(&site.server)?["job_ids"][0].as_str().context("a job")?.to_owned();
+        ensure!(site.ended_job(&job)?["status"] == "succeeded", "{}", site.job(&job)?);
+        let made = copies(&site)?.into_iter().find(|copy| copy["copy_of"] == point.id.as_str());
+        let id = made.context("the copy")?["backup_id"].as_str().context("an id")?.to_owned();
+        site.restores_to(&site.view(&id)?, &frozen)?;
+        site.server.cli()?.run(&["backup", "verify", &id, "--level", "deep"])?;
+    }
+    site.finish(RECOVERY)
+}
+
+fn copies(site: &Site) -> Result<Vec<Value>> {
+    Ok(site.backups()?.into_iter().filter(|backup| backup["copy_of"].is_string()).collect())
 }
 
 /// Another host that shares the catalog finishes the names and the deleting while the dead one stays away, and ends its job.

@@ -52,7 +52,7 @@ fn wrong_values_are_named_by_their_field() -> Result<()> {
         (&connector, json!({"secrets": {"password": ""}}), "secrets.password"),
         (&connector, json!({"bandwidth_bytes_per_second": 1_048_576}), "bandwidth_bytes_per_second"),
         (&connector, json!({"max_disks": -1}), "max_disks"),
-        (&repository, json!({"max_disks": 1}), "max_disks"),
+        (&repository, json!({"max_disks": "one"}), "max_disks"),
         (&repository, json!({"bandwidth_bytes_per_second": 1}), "bandwidth_bytes_per_second"),
         (&repository, json!({"settings": {"path": 5}}), "settings.path"),
     ] {
@@ -64,6 +64,10 @@ fn wrong_values_are_named_by_their_field() -> Result<()> {
     ensure!(shown["max_disks"] == 3 && shown["settings"]["transport"] == "nbd", "{shown}");
     let shown = rest.post(&connector, &json!({"max_disks": 0}))?.expect(200)?;
     ensure!(shown["max_disks"].is_null(), "0 takes the bound away: {shown}");
+    let both = json!({"max_disks": 2, "bandwidth_bytes_per_second": 1_048_576});
+    let shown = rest.post(&repository, &both)?.expect(200)?;
+    ensure!(shown["max_disks"] == 2 && shown["bandwidth_bytes_per_second"] == 1_048_576, "{shown}");
+    rest.post(&repository, &json!({"max_disks": 0, "bandwidth_bytes_per_second": 0}))?.expect(200)?;
 
     // Bodies of the routes that were kept may hold more than we know; what is not known is told.
     let order = json!({"vm_name": VM, "repository_id": REPOSITORY, "backup_type": "full", "bandwith": 5});

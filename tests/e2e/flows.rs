@@ -174,6 +174,12 @@ fn a_schedule_fires_once_for_each_time_and_catches_up_once() -> Result<()> {
     fleet.pass(2 * HOUR)?;
     std::thread::sleep(Duration::from_secs(3));
     ensure!(fleet.runs("hourly")?.len() == 2, "a disabled flow does not fire");
+    let fired = fleet.cli()?.run(&["flow", "firings", "hourly"])?;
+    let fired = fired["firings"].as_array().context("'firings'")?;
+    ensure!(
+        fired.len() == 2 && fired[0]["missed"] == 5 && fired[0]["execution_id"] == second["id"],
+        "{fired:?}"
+    );
     fleet.finish(&[])
 }
 
@@ -190,8 +196,15 @@ fn a_run_whose_host_dies_goes_on_and_makes_nothing_twice() -> Result<()> {
         let run = fleet.rest().get(&path)?.expect(200)?;
         Ok((!names(&run, "succeeded").is_empty()).then_some(()))
     })?;
+    // Changed while it runs: this run goes on as it began, also on the host that takes it up.
+    let changed = fleet.file(
+        "changed.toml",
+        &all.replace("[backup]", "connectors = ['vcenter-a']\n[verify]\nlevel = 'full'\n[backup]"),
+    )?;
+    fleet.cli()?.run(&["flow", "update", "all", "--file", &changed])?;
     fleet.server = fleet.server.kill_and_restart()?;
     let run = fleet.ended_run("all", &id)?;
+    ensure!(run["report"]["definition"]["verify"].is_null() && run["report"]["verify"].is_null(), "{run}");
     // What was in the middle of its backup when the host died failed with it, and was tried again by the run.
     ensure!(run["status"] == "succeeded" && names(&run, "succeeded").len() == 3, "{run}");
     for name in crate::fleet::VMS {

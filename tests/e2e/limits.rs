@@ -91,7 +91,16 @@ fn a_jobs_own_bandwidth_is_kept_and_cancelling_does_not_wait_for_it() -> Result<
 }
 
 #[test]
-fn whoever_waits_for_a_slot_holds_no_snapshot() -> Result<()> {
+fn whoever_waits_for_a_slot_of_a_connector_holds_no_snapshot() -> Result<()> {
+    whoever_waits_holds_no_snapshot("connector", CONNECTOR)
+}
+
+#[test]
+fn whoever_waits_for_a_slot_of_a_repository_holds_no_snapshot() -> Result<()> {
+    whoever_waits_holds_no_snapshot("repository", REPOSITORY)
+}
+
+fn whoever_waits_holds_no_snapshot(noun: &str, bounded: &str) -> Result<()> {
     let folder = tempfile::Builder::new().prefix("tidemark-e2e-").tempdir()?;
     let names = ["first", "second"];
     let mut vms = Vec::new();
@@ -109,7 +118,7 @@ fn whoever_waits_for_a_slot_holds_no_snapshot() -> Result<()> {
     add_connector(&cli, &simulator, folder.path())?;
     add_repository(&cli, &folder.path().join("repository"))?;
     cli.run(&["vm", "add", CONNECTOR, names[0], names[1]])?;
-    cli.run(&["connector", "update", CONNECTOR, "--max-disks", "1"])?;
+    cli.run(&[noun, "update", bounded, "--max-disks", "1"])?;
     cli.run(&["repository", "update", REPOSITORY, "--bandwidth", "1MiB"])?;
 
     let submit = |vm: &str| -> Result<String> {

@@ -153,6 +153,30 @@ fn approval_and_monitoring_hold_deletions_back() -> Result<()> {
 }
 
 #[test]
+fn copies_stay_as_long_as_a_rule_of_their_own_says() -> Result<()> {
+    let mut fleet = Fleet::start(&[])?;
+    protected(&fleet)?;
+    add_offsite(&fleet.cli()?, &fleet.folder.path().join("offsite"))?;
+    let longer = "[copy]\nrepository = 'offsite'\n[copy.retention]\npolicy = 'gfs'\ngrace = '0s'\nmax_delete_percent = 100\n\
+                  settings = { last = 0, daily = 4, weekly = 0, monthly = 0, yearly = 0 }\n";
+    fleet.flow("daily", &daily(&format!("grace = '0s'\n{longer}")))?;
+    let frozen = days(&mut fleet, "daily", 6)?;
+    let all = fleet.backups("web01")?;
+    let (copies, own): (Vec<Value>, Vec<Value>) =
+        all.into_iter().partition(|backup| backup["copy_of"].is_string());
+    ensure!((own.len(), copies.len()) == (2, 4), "{own:?} {copies:?}");
+    for (copy, frozen) in copies.iter().zip(frozen.iter().rev()) {
+        fleet.restores_to(copy, frozen)?;
+    }
+    // A retention policy in use is not removed, also where it is only the copies'.
+    let outcome = fleet.cli()?.outcome(&["policy", "remove", "gfs"])?;
+    ensure!(outcome.code == 1 && outcome.stderr.contains("daily"), "{outcome:?}");
+    let played = fleet.cli()?.run(&["policy", "backtest", "gfs", "--version", "1"])?;
+    ensure!(played["backups"] == 6, "both places are looked at: {played}");
+    fleet.finish(&[])
+}
+
+#[test]
 fn copies_in_a_second_repository_restore_and_follow() -> Result<()> {
     let mut fleet = Fleet::start(&[])?;
     protected(&fleet)?;

@@ -11,7 +11,7 @@ use axum::http::{Method, Request, Response, StatusCode, header};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tidemark_catalog::{Backup, BackupDisk, NewJob, Repository, Role};
-use tidemark_engine::{Engine, EngineOptions, Limits};
+use tidemark_engine::{Engine, EngineOptions, Limits, PluginOptions};
 use tidemark_model::{
     BackupId, BackupStatus, BackupType, ByteLen, ChangeId, DiskKey, JobKind, RepositoryId, UtcMillis,
 };
@@ -35,7 +35,7 @@ impl Host {
         let options = EngineOptions {
             data_dir: dir.path().to_owned(),
             database_url: None,
-            plugins_dir: None,
+            plugins: PluginOptions::default(),
             owner: None,
             limits: Limits { jobs: 1, ..Limits::default() },
             mail: None,
@@ -303,6 +303,7 @@ async fn imported(engine: &Engine) -> (String, Vec<BackupId>) {
         plugin: "local".to_owned(),
         settings_json: r#"{"path":"/backup"}"#.to_owned(),
         secrets_json: r#"{"key":"5ea1ed"}"#.to_owned(),
+        max_disks: None,
         bandwidth: None,
         created_at: UtcMillis(0),
     };

@@ -14,8 +14,8 @@ use crate::statement::{Row, Statement, Value};
 struct Table {
     name: &'static str,
     noun: &'static str,
-    /// The column of the bound that only this sort has.
-    bound: &'static str,
+    /// Columns of bounds that only this sort has.
+    bounds: &'static [&'static str],
     /// Why a row cannot go.
     in_use: &'static str,
 }
@@ -23,14 +23,14 @@ struct Table {
 const CONNECTORS: Table = Table {
     name: "connectors",
     noun: "connector",
-    bound: "max_disks",
+    bounds: &["max_disks"],
     in_use: "VMs refer to this connector",
 };
 
 const REPOSITORIES: Table = Table {
     name: "repositories",
     noun: "repository",
-    bound: "bandwidth_bytes",
+    bounds: &["max_disks", "bandwidth_bytes"],
     in_use: "backups or doomed objects refer to this repository",
 };
 
@@ -40,7 +40,8 @@ struct Fields<'a> {
     plugin: &'a str,
     settings_json: &'a str,
     secrets_json: &'a str,
-    bound: Option<i64>,
+    /// In the order of the table's.
+    bounds: Vec<Option<i64>>,
     created_at: UtcMillis,
 }
 
@@ -142,14 +143,18 @@ impl Catalog {
     }
 
     async fn add_to(&self, table: &Table, id: Value, fields: &Fields<'_>) -> Result<()> {
-        let Table { name: into, bound: column, .. } = table;
-        let Fields { name, plugin, settings_json, secrets_json, bound, created_at } = fields;
+        let Fields { name, plugin, settings_json, secrets_json, bounds, created_at } = fields;
+        let columns: String = table.bounds.iter().map(|column| format!(", {column}")).collect();
+        let places: String = (0..bounds.len()).map(|bound| format!(", ${}", bound + 7)).collect();
         let statement = Statement::new(format!(
-            "INSERT INTO {into} (id, name, plugin, settings_json, secrets_json, {column}, created_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7)"
+            "INSERT INTO {} (id, name, plugin, settings_json, secrets_json, created_at{columns})
+             VALUES ($1, $2, $3, $4, $5, $6{places})",
+            table.name
         ));
         let statement = statement.bind(id).bind(*name).bind(*plugin).bind(*settings_json).bind(*secrets_json);
-        let added = self.database.write(statement.bind(*bound).bind(*created_at)).await;
+        let statement =
+            bounds.iter().fold(statement.bind(*created_at), |statement, bound| statement.bind(*bound));
+        let added = self.database.write(statement).await;
         added.map_err(|error| name_taken(error, table, name))?;
         Ok(())
     }
@@ -158,14 +163,16 @@ impl Catalog {
     where
         I: Into<Value> + Display + Copy,
     {
-        let Table { name: changed, bound: column, .. } = table;
-        let Fields { name, plugin, settings_json, secrets_json, bound, created_at: _ } = fields;
+        let Fields { name, plugin, settings_json, secrets_json, bounds, created_at: _ } = fields;
+        let columns = table.bounds.iter().enumerate();
+        let columns: String = columns.map(|(bound, column)| format!(", {column} = ${}", bound + 6)).collect();
         let statement = Statement::new(format!(
-            "UPDATE {changed} SET name = $1, plugin = $2, settings_json = $3, secrets_json = $4, {column} = $5
-             WHERE id = $6"
+            "UPDATE {} SET name = $1, plugin = $2, settings_json = $3, secrets_json = $4{columns} WHERE id = $5",
+            table.name
         ));
         let statement = statement.bind(*name).bind(*plugin).bind(*settings_json).bind(*secrets_json);
-        let rows = self.database.write(statement.bind(*bound).bind(id)).await;
+        let statement = bounds.iter().fold(statement.bind(id), |statement, bound| statement.bind(*bound));
+        let rows = self.database.write(statement).await;
         match rows.map_err(|error| name_taken(error, table, name))? {
             0 => Err(Error::not_found(table.noun, id)),
             _ => Ok(()),
@@ -209,20 +216,22 @@ fn name_taken(error: Error, table: &Table, name: &str) -> Error {
 
 fn connector_fields(connector: &Connector) -> Fields<'_> {
     let Connector { id: _, name, plugin, settings_json, secrets_json, max_disks, created_at } = connector;
-    let (bound, created_at) = (max_disks.map(i64::from), *created_at);
-    Fields { name, plugin, settings_json, secrets_json, bound, created_at }
+    let (bounds, created_at) = (vec![max_disks.map(i64::from)], *created_at);
+    Fields { name, plugin, settings_json, secrets_json, bounds, created_at }
 }
 
 fn repository_fields(repository: &Repository) -> Result<Fields<'_>> {
-    let Repository { id: _, name, plugin, settings_json, secrets_json, bandwidth, created_at } = repository;
-    let bound =
+    let Repository { id: _, name, plugin, settings_json, secrets_json, max_disks, bandwidth, created_at } =
+        repository;
+    let bandwidth =
         match bandwidth {
             Some(ByteLen(bytes)) => Some(i64::try_from(*bytes).map_err(|_| {
                 Error::invalid(format!("a bandwidth of {bytes} bytes a second is out of range"))
             })?),
             None => None,
         };
-    Ok(Fields { name, plugin, settings_json, secrets_json, bound, created_at: *created_at })
+    let bounds = vec![max_disks.map(i64::from), bandwidth];
+    Ok(Fields { name, plugin, settings_json, secrets_json, bounds, created_at: *created_at })
 }
 
 fn connector_of(row: &Row) -> Result<Connector> {
@@ -232,7 +241,7 @@ fn connector_of(row: &Row) -> Result<Connector> {
         plugin: row.text("plugin")?,
         settings_json: row.text("settings_json")?,
         secrets_json: row.text("secrets_json")?,
-        max_disks: row.opt_unsigned(CONNECTORS.bound)?,
+        max_disks: row.opt_unsigned("max_disks")?,
         created_at: row.time("created_at")?,
     })
 }
@@ -244,7 +253,8 @@ fn repository_of(row: &Row) -> Result<Repository> {
         plugin: row.text("plugin")?,
         settings_json: row.text("settings_json")?,
         secrets_json: row.text("secrets_json")?,
-        bandwidth: row.opt_unsigned(REPOSITORIES.bound)?.map(ByteLen),
+        max_disks: row.opt_unsigned("max_disks")?,
+        bandwidth: row.opt_unsigned("bandwidth_bytes")?.map(ByteLen),
         created_at: row.time("created_at")?,
     })
 }

@@ -1,12 +1,14 @@
-//! Runs of flows: what each decided and did about each VM, and how it ended; and what flows said of VMs at all.
+//! Runs of flows: what each decided and did about each VM, and how it ended; and what flows said of VMs at all. A run
+//! is written by whoever holds its job.
 
 use tidemark_model::{ConnectorId, FlowId, JobId, UtcMillis};
 
 use crate::Catalog;
 use crate::error::{Error, Result};
 use crate::flow_records::{FlowMember, FlowRun, FlowRunVm, RunStatus, SeenVm};
+use crate::leases::hold;
 use crate::pages::{number_cursor, page, rows_wanted};
-use crate::records::{Page, PageRequest};
+use crate::records::{Lease, Page, PageRequest};
 use crate::statement::{Row, Statement};
 
 impl Catalog {
@@ -47,13 +49,14 @@ impl Catalog {
         rows.iter().map(|row| Ok((row.opt_parsed("status")?, row.unsigned("runs")?))).collect()
     }
 
-    /// Adds VMs to a run; those it has already stay as they are, so that a run which goes on elsewhere keeps its
-    /// decisions.
+    /// Adds VMs to the run that is held; those it has already stay as they are, so that a run which goes on elsewhere
+    /// keeps its decisions.
     ///
     /// # Errors
-    /// Only those of the database.
-    pub async fn add_run_vms(&self, run: JobId, vms: &[FlowRunVm]) -> Result<()> {
+    /// `LeaseLost`.
+    pub async fn add_run_vms(&self, lease: &Lease, vms: &[FlowRunVm]) -> Result<()> {
         let mut transaction = self.database.begin().await?;
+        hold(&mut transaction, lease).await?;
         for vm in vms {
             let FlowRunVm { vm_id, vm_name, state, plan, reason, error, attempts, backup_id, detail_json } =
                 vm;
@@ -62,18 +65,18 @@ impl Catalog {
                      detail_json)
                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (run_id, vm_id) DO NOTHING",
             );
-            let insert = insert.bind(run).bind(*vm_id).bind(vm_name).bind(state.as_str()).bind(plan);
+            let insert = insert.bind(lease.job_id).bind(*vm_id).bind(vm_name).bind(state.as_str()).bind(plan);
             let insert = insert.bind(reason).bind(error.as_deref()).bind(i64::from(*attempts));
             transaction.execute(insert.bind(*backup_id).bind(detail_json)).await?;
         }
         transaction.commit().await
     }
 
-    /// Records where a VM of a run stands.
+    /// Records where a VM of the run that is held stands.
     ///
     /// # Errors
-    /// `NotFound`.
-    pub async fn update_run_vm(&self, run: JobId, vm: &FlowRunVm) -> Result<()> {
+    /// `LeaseLost`, `NotFound`.
+    pub async fn update_run_vm(&self, lease: &Lease, vm: &FlowRunVm) -> Result<()> {
         let FlowRunVm { vm_id, vm_name: _, state, plan, reason, error, attempts, backup_id, detail_json } =
             vm;
         let update = Statement::new(
@@ -83,10 +86,12 @@ impl Catalog {
         );
         let update = update.bind(state.as_str()).bind(plan).bind(reason).bind(error.as_deref());
         let update = update.bind(i64::from(*attempts)).bind(*backup_id).bind(detail_json);
-        match self.database.write(update.bind(run).bind(*vm_id)).await? {
-            0 => Err(Error::not_found("VM of a run", vm_id)),
-            _ => Ok(()),
+        let mut transaction = self.database.begin().await?;
+        hold(&mut transaction, lease).await?;
+        if transaction.execute(update.bind(lease.job_id).bind(*vm_id)).await? == 0 {
+            return Err(Error::not_found("VM of a run", vm_id));
         }
+        transaction.commit().await
     }
 
     /// The VMs of a run by name.
@@ -98,27 +103,38 @@ impl Catalog {
         self.database.fetch_all(query.bind(run)).await?.iter().map(run_vm_of).collect()
     }
 
-    /// Records what a run did beside its backups, before it ends.
+    /// Records what the run that is held did beside its backups, before it ends.
     ///
     /// # Errors
-    /// `NotFound`.
-    pub async fn report_run(&self, run: JobId, report_json: &str) -> Result<()> {
+    /// `LeaseLost`, `NotFound`.
+    pub async fn report_run(&self, lease: &Lease, report_json: &str) -> Result<()> {
         let update = Statement::new("UPDATE flow_runs SET report_json = $1 WHERE job_id = $2");
-        match self.database.write(update.bind(report_json).bind(run)).await? {
-            0 => Err(Error::not_found("run", run)),
-            _ => Ok(()),
+        let mut transaction = self.database.begin().await?;
+        hold(&mut transaction, lease).await?;
+        if transaction.execute(update.bind(report_json).bind(lease.job_id)).await? == 0 {
+            return Err(Error::not_found("run", lease.job_id));
         }
+        transaction.commit().await
     }
 
-    /// Records how a run ended; the first word counts. Answers whether this was it.
+    /// Records how the run that is held ended; the first word counts. Answers whether this was it.
+    ///
+    /// # Errors
+    /// `LeaseLost`.
+    pub async fn end_run(&self, lease: &Lease, status: RunStatus, now: UtcMillis) -> Result<bool> {
+        let mut transaction = self.database.begin().await?;
+        hold(&mut transaction, lease).await?;
+        let ended = transaction.execute(ending(lease.job_id, status, now)).await? == 1;
+        transaction.commit().await?;
+        Ok(ended)
+    }
+
+    /// Records the end of a run whose job has ended without it, so that nobody holds it any more.
     ///
     /// # Errors
     /// Only those of the database.
-    pub async fn end_run(&self, run: JobId, status: RunStatus, now: UtcMillis) -> Result<bool> {
-        let update = Statement::new(
-            "UPDATE flow_runs SET status = $1, ended_at = $2 WHERE job_id = $3 AND status IS NULL",
-        );
-        Ok(self.database.write(update.bind(status.as_str()).bind(now).bind(run)).await? == 1)
+    pub async fn end_orphan(&self, run: JobId, status: RunStatus, now: UtcMillis) -> Result<bool> {
+        Ok(self.database.write(ending(run, status, now)).await? == 1)
     }
 
     /// The runs without an end whose job has ended: their host died between the two, or they were cancelled while they
@@ -135,12 +151,19 @@ impl Catalog {
         self.database.fetch_all(query).await?.iter().map(run_of).collect()
     }
 
-    /// Replaces all that a flow said of VMs.
+    /// Replaces all that a flow said of VMs, as the run that is held says now.
     ///
     /// # Errors
-    /// `Conflict` when the flow is gone.
-    pub async fn set_flow_members(&self, flow: FlowId, members: &[FlowMember], now: UtcMillis) -> Result<()> {
+    /// `LeaseLost`; `Conflict` when the flow is gone.
+    pub async fn set_flow_members(
+        &self,
+        lease: &Lease,
+        flow: FlowId,
+        members: &[FlowMember],
+        now: UtcMillis,
+    ) -> Result<()> {
         let mut transaction = self.database.begin().await?;
+        hold(&mut transaction, lease).await?;
         let clear = Statement::new("DELETE FROM flow_members WHERE flow_id = $1").bind(flow);
         transaction.execute(clear).await?;
         for member in members {
@@ -208,6 +231,13 @@ impl Catalog {
         );
         self.database.fetch_all(query).await?.iter().map(seen_of).collect()
     }
+}
+
+fn ending(run: JobId, status: RunStatus, now: UtcMillis) -> Statement {
+    let update = Statement::new(
+        "UPDATE flow_runs SET status = $1, ended_at = $2 WHERE job_id = $3 AND status IS NULL",
+    );
+    update.bind(status.as_str()).bind(now).bind(run)
 }
 
 fn run_of(row: &Row) -> Result<FlowRun> {

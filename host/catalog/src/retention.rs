@@ -23,11 +23,11 @@ impl Catalog {
     pub async fn kept_backups(&self, vm: VmId, repository: RepositoryId) -> Result<Vec<KeptBackup>> {
         let query = Statement::new(
             "SELECT backups.id, snapshot_at, backup_type, parent_id, status, verified_at, pinned,
-                 CAST(COALESCE((SELECT SUM(stored_bytes) FROM backup_disks
-                     WHERE backup_disks.backup_id = backups.id), 0) AS BIGINT) AS stored,
-                 CAST(COALESCE((SELECT SUM(read_bytes) FROM backup_disks
-                     WHERE backup_disks.backup_id = backups.id), 0) AS BIGINT) AS read_total
-             FROM backups WHERE vm_id = $1 AND repository_id = $2 ORDER BY snapshot_at, backups.id",
+                 CAST(COALESCE(SUM(stored_bytes), 0) AS BIGINT) AS stored,
+                 CAST(COALESCE(SUM(read_bytes), 0) AS BIGINT) AS read_total
+             FROM backups LEFT JOIN backup_disks ON backup_disks.backup_id = backups.id
+             WHERE backups.vm_id = $1 AND backups.repository_id = $2
+             GROUP BY backups.id ORDER BY snapshot_at, backups.id",
         );
         self.database.fetch_all(query.bind(vm).bind(repository)).await?.iter().map(kept_of).collect()
     }

@@ -100,6 +100,28 @@ impl Catalog {
         vm_of(&row.ok_or_else(|| Error::not_found("VM", id))?)
     }
 
+    /// The VM that the connector knows by `key`.
+    ///
+    /// # Errors
+    /// Only those of the database.
+    pub async fn vm_of_connector(&self, connector: ConnectorId, key: &str) -> Result<Option<Vm>> {
+        let statement = Statement::new("SELECT * FROM vms WHERE connector_id = $1 AND vm_key = $2");
+        let row = self.database.fetch_optional(statement.bind(connector).bind(key)).await?;
+        row.as_ref().map(vm_of).transpose()
+    }
+
+    /// The VM of this key and name that has no connector: the first one by id, as an import may bring several.
+    ///
+    /// # Errors
+    /// Only those of the database.
+    pub async fn orphaned_vm(&self, key: &str, name: &str) -> Result<Option<Vm>> {
+        let statement = Statement::new(
+            "SELECT * FROM vms WHERE name = $1 AND vm_key = $2 AND connector_id IS NULL ORDER BY id LIMIT 1",
+        );
+        let row = self.database.fetch_optional(statement.bind(name).bind(key)).await?;
+        row.as_ref().map(vm_of).transpose()
+    }
+
     /// All of them by name.
     ///
     /// # Errors

@@ -153,10 +153,12 @@ impl<'a> Attempt<'a> {
     /// that what that finds is of now, and no session with the hypervisor is open for nothing.
     async fn wait_for_slot(&mut self) -> Result<()> {
         self.job.phase("waiting for a slot");
-        let (slots, connector) = (&self.job.shared.disk_slots, &self.subject.connector);
-        slots.bound(connector.id, connector.max_disks);
+        let slots = &self.job.shared.disk_slots;
+        let Subject { connector, repository, .. } = &self.subject;
+        slots.bound(connector.id.into(), connector.max_disks);
+        slots.bound(repository.id.into(), repository.max_disks);
         tokio::select! {
-            slot = slots.queue(connector.id) => self.slot = Some(slot),
+            slot = slots.queue(self.subject.lanes()) => self.slot = Some(slot),
             () = self.job.cancel.cancelled() => return Err(Error::cancelled()),
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! The time by which schedules fire and backups age. Leases never depend on it: they are real time.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tidemark_model::UtcMillis;
 
@@ -15,6 +16,14 @@ pub enum Clock {
 }
 
 impl Clock {
+    /// How often whoever waits for a time looks: one that is moved jumps, and a test plays many days.
+    pub(crate) fn tick(&self) -> Duration {
+        match self {
+            Self::System => Duration::from_secs(1),
+            Self::Moved(_) => Duration::from_millis(100),
+        }
+    }
+
     /// This moment by the clock.
     pub(crate) fn now(&self) -> UtcMillis {
         let now = UtcMillis::now();

@@ -41,7 +41,7 @@ impl Engine {
             plugin,
             settings_json,
             secrets_json,
-            max_disks: max_disks(bounds, None)?,
+            max_disks: connector_bound(bounds, None)?,
             created_at: UtcMillis::now(),
         };
         self.try_connector(&record).await?;
@@ -66,11 +66,11 @@ impl Engine {
         let stored = (old.settings_json.as_str(), old.secrets_json.as_str());
         let new = self.merged(&old.name, &old.plugin, stored, change)?;
         let Sealed { settings_json, secrets_json } = self.seal(&new, PluginKind::Connector).await?;
-        let max_disks = max_disks(bounds, old.max_disks)?;
+        let max_disks = connector_bound(bounds, old.max_disks)?;
         let record = Connector { settings_json, secrets_json, max_disks, ..old };
         self.try_connector(&record).await?;
         self.catalog().update_connector(&record).await?;
-        self.shared.disk_slots.bound(record.id, record.max_disks);
+        self.shared.disk_slots.bound(record.id.into(), record.max_disks);
         self.shared.audit(actor, "connector.update", &record.name, json!({ "changed": changed })).await;
         Ok(record)
     }
@@ -100,6 +100,7 @@ impl Engine {
             plugin,
             settings_json,
             secrets_json,
+            max_disks: max_disks(bounds, None),
             bandwidth: bandwidth(bounds, None)?,
             created_at: UtcMillis::now(),
         };
@@ -129,13 +130,15 @@ impl Engine {
         let stored = (old.settings_json.as_str(), old.secrets_json.as_str());
         let new = self.merged(&old.name, &old.plugin, stored, change)?;
         let Sealed { settings_json, secrets_json } = self.seal(&new, PluginKind::StorageTarget).await?;
+        let max_disks = max_disks(bounds, old.max_disks);
         let bandwidth = bandwidth(bounds, old.bandwidth)?;
-        let record = Repository { settings_json, secrets_json, bandwidth, ..old };
+        let record = Repository { settings_json, secrets_json, max_disks, bandwidth, ..old };
         if moved {
             self.refuse_while_written(&record).await?;
             self.try_repository(&record).await?;
         }
         self.catalog().update_repository(&record).await?;
+        self.shared.disk_slots.bound(record.id.into(), record.max_disks);
         self.shared.throttles.bound(record.id, record.bandwidth);
         self.shared.audit(actor, "repository.update", &record.name, json!({ "changed": changed })).await;
         Ok(record)
@@ -260,9 +263,10 @@ pub(crate) async fn watch_bounds(shared: Arc<Shared>) {
 
 async fn read_bounds(shared: &Shared) -> Result<()> {
     for connector in shared.catalog.list_connectors().await? {
-        shared.disk_slots.bound(connector.id, connector.max_disks);
+        shared.disk_slots.bound(connector.id.into(), connector.max_disks);
     }
     for repository in shared.catalog.list_repositories().await? {
+        shared.disk_slots.bound(repository.id.into(), repository.max_disks);
         shared.throttles.bound(repository.id, repository.bandwidth);
     }
     Ok(())
@@ -278,24 +282,23 @@ impl ConnectionChange {
     }
 }
 
-/// A connector's bound, where it had `old` before.
-fn max_disks(bounds: Bounds, old: Option<u32>) -> Result<Option<u32>> {
-    let Bounds { max_disks, bandwidth } = bounds;
-    if bandwidth.is_some() {
+/// A connector's one bound, where it had `old` before.
+fn connector_bound(bounds: Bounds, old: Option<u32>) -> Result<Option<u32>> {
+    if bounds.bandwidth.is_some() {
         let message = "bandwidth_bytes_per_second: a bandwidth is a repository's, not a connector's";
         return Err(Error::invalid_field("bandwidth_bytes_per_second", message));
     }
-    Ok(max_disks.or(old).filter(|&disks| disks != 0))
+    Ok(max_disks(bounds, old))
 }
 
-/// A repository's bound, where it had `old` before.
+/// The bound on disks, where it was `old` before.
+fn max_disks(bounds: Bounds, old: Option<u32>) -> Option<u32> {
+    bounds.max_disks.or(old).filter(|&disks| disks != 0)
+}
+
+/// A repository's bandwidth, where it was `old` before.
 fn bandwidth(bounds: Bounds, old: Option<ByteLen>) -> Result<Option<ByteLen>> {
-    let Bounds { max_disks, bandwidth } = bounds;
-    if max_disks.is_some() {
-        let message = "max_disks: a bound on disks is a connector's, not a repository's";
-        return Err(Error::invalid_field("max_disks", message));
-    }
-    match bandwidth {
+    match bounds.bandwidth {
         Some(rate) => throttle::checked(rate),
         None => Ok(old),
     }
@@ -380,13 +383,13 @@ mod tests {
     #[test]
     fn a_bound_stays_goes_or_changes_and_belongs_to_its_sort() {
         let disks = |max_disks| Bounds { max_disks, bandwidth: None };
-        assert_eq!(max_disks(disks(None), Some(3)).unwrap(), Some(3));
-        assert_eq!(max_disks(disks(Some(0)), Some(3)).unwrap(), None);
-        assert_eq!(max_disks(disks(Some(5)), None).unwrap(), Some(5));
+        assert_eq!(max_disks(disks(None), Some(3)), Some(3));
+        assert_eq!(max_disks(disks(Some(0)), Some(3)), None);
+        assert_eq!(connector_bound(disks(Some(5)), None).unwrap(), Some(5));
         let rate = |bytes| Bounds { max_disks: None, bandwidth: Some(ByteLen(bytes)) };
         assert_eq!(bandwidth(rate(0), Some(ByteLen(1 << 20))).unwrap(), None);
         assert_eq!(bandwidth(Bounds::default(), Some(ByteLen(1 << 20))).unwrap(), Some(ByteLen(1 << 20)));
-        let foreign = [max_disks(rate(1 << 20), None).err(), bandwidth(disks(Some(1)), None).err()];
-        assert!(foreign.iter().all(|error| error.as_ref().unwrap().field().is_some()));
+        let foreign = connector_bound(rate(1 << 20), None).unwrap_err();
+        assert_eq!(foreign.field(), Some("bandwidth_bytes_per_second"));
     }
 }

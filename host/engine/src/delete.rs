@@ -13,7 +13,7 @@ use crate::engine::{Engine, Shared};
 use crate::error::{Error, Result};
 use crate::merge::{self, Consolidation};
 use crate::queue::{Failure, JobContext};
-use crate::requests::DeletePayload;
+use crate::requests::{Asked, DeletePayload};
 use crate::store::ObjectStore;
 
 impl Engine {
@@ -50,7 +50,8 @@ impl Engine {
                 number => format!("{key}#{number}"),
             });
             let ids: Vec<BackupId> = set.iter().map(|backup| backup.id).collect();
-            jobs.push(self.shared.submit_deletion(actor, vm_id, repository_id, &ids, false, key).await?);
+            let asked = Asked { actor, idempotency_key: key, ..Asked::default() };
+            jobs.push(self.shared.submit_deletion(asked, vm_id, repository_id, &ids, false).await?);
         }
         Ok(jobs)
     }
@@ -71,12 +72,11 @@ impl Shared {
     /// Queues the deletion of backups of one VM from one repository.
     pub(crate) async fn submit_deletion(
         &self,
-        actor: &str,
+        asked: Asked<'_>,
         vm_id: VmId,
         repository_id: RepositoryId,
         ids: &[BackupId],
         by_retention: bool,
-        idempotency_key: Option<String>,
     ) -> Result<Job> {
         let payload = DeletePayload {
             vm_id: vm_id.to_string(),
@@ -86,11 +86,11 @@ impl Shared {
         };
         // The same key as a backup of the VM: a chain is never cut while it grows.
         let exclusive = Some(format!("vm:{vm_id}"));
-        let job = self.submit(JobKind::DeleteBackup, &payload, exclusive, idempotency_key).await?;
+        let job = self.submit_as(&asked, JobKind::DeleteBackup, &payload, exclusive).await?;
         let vm = self.catalog.vm(vm_id).await?;
         for id in ids {
             let detail = json!({ "vm": vm.name, "job_id": job.id.to_string() });
-            self.audit(actor, "backup.delete", &id.to_string(), detail).await;
+            self.audit(asked.actor, "backup.delete", &id.to_string(), detail).await;
         }
         Ok(job)
     }

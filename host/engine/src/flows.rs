@@ -5,6 +5,7 @@
 //! definition ─▶ scheduler (any host) ─▶ firing + job ─▶ run: select ▶ plan ▶ backups ▶ verify ▶ copy ▶ retention ▶ tell
 //! ```
 
+mod calls;
 mod definition;
 mod report;
 mod run;
@@ -19,9 +20,9 @@ use serde_json::{Value, json};
 use tidemark_catalog::{Flow, FlowRun, FlowRunVm, Job};
 use tidemark_model::{FlowId, PolicyKind, UtcMillis};
 
+pub use calls::{HookRule, Hooks, NotifyRule, OnFailure};
 pub use definition::{
-    BackupRule, CopyRule, FlowDefinition, HookRule, Hooks, NotifyRule, OnFailure, RetentionLevel,
-    RetentionRule, ScheduleRule, SelectRule, VerifyRule,
+    BackupRule, CopyRule, FlowDefinition, RetentionLevel, RetentionRule, ScheduleRule, SelectRule, VerifyRule,
 };
 pub use report::UnprotectedVm;
 pub(crate) use run::run;
@@ -196,7 +197,7 @@ impl Engine {
         let now = self.shared.clock.now();
         let job = self.catalog().run_flow(flow.id, priority, idempotency_key.as_deref(), now).await?;
         self.shared.emit("job-queued", &job, json!({ "flow": flow.name }));
-        self.shared.wake.notify_waiters();
+        self.shared.wake.all();
         let detail = json!({ "job_id": job.id.to_string() });
         self.shared.audit(actor, "flow.execute", &flow.name, detail).await;
         Ok((flow, job))
@@ -262,8 +263,10 @@ impl Engine {
         if let Some(policy) = &definition.select.policy {
             self.named("select.policy", self.shared.decider(PolicyKind::Group, policy).await)?;
         }
-        if let Some(rule) = &definition.retention {
-            self.named("retention.policy", self.shared.decider(PolicyKind::Retention, &rule.policy).await)?;
+        for (place, rule) in definition.retained() {
+            let own = place == definition.repository;
+            let field = if own { "retention.policy" } else { "copy.retention.policy" };
+            self.named(field, self.shared.decider(PolicyKind::Retention, &rule.policy).await)?;
         }
         for connector in &definition.select.connectors {
             self.named("select.connectors", self.connector(connector).await)?;

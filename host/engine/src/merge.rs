@@ -205,7 +205,8 @@ impl<'a> Consolidation<'a> {
         for PlannedMerge { merge, disks, manifest_key } in planned {
             let mut images = Vec::new();
             for disk in disks {
-                images.push(disk.make(self.job, &self.store, layout, &self.progress).await?);
+                images
+                    .push(disk.make(self.job, &self.store, &self.repository, layout, &self.progress).await?);
             }
             made.push(Made { merge, disks: images, manifest_key });
         }

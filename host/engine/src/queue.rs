@@ -1,4 +1,5 @@
-//! The workers of this host: they claim jobs, keep their leases alive, run them and record how they ended.
+//! What this host works on: it claims jobs, keeps their leases alive, runs them and records how
+//! they ended.
 //!
 //! A job whose cleaning up failed is not ended: its lease runs out, and [`crate::recovery`] tries again.
 
@@ -9,6 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tidemark_catalog::{CancelRequested, Job, JobOutcome, Lease, WorkKind};
 use tidemark_model::{JobKind, UtcMillis};
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
@@ -91,17 +93,63 @@ impl From<Error> for Failure {
     }
 }
 
-/// One worker: claims and runs jobs of a kind until the host stops.
-pub(crate) async fn work(shared: Arc<Shared>, kind: WorkKind) {
-    while !shared.shutdown.is_cancelled() {
+/// Wakes those who claim jobs. A call while nobody waits is kept for the next who does.
+#[derive(Default)]
+pub(crate) struct Wake {
+    work: Notify,
+    waiting: Notify,
+}
+
+impl Wake {
+    /// There may be a job to claim.
+    pub(crate) fn all(&self) {
+        self.work.notify_one();
+        self.waiting.notify_one();
+    }
+
+    async fn wait(&self, kind: WorkKind) {
+        match kind {
+            WorkKind::Work => self.work.notified().await,
+            WorkKind::Waiting => self.waiting.notified().await,
+        }
+    }
+}
+
+/// Claims jobs of a kind until the host stops, and runs so many of them at once, each in a task of its own.
+pub(crate) async fn work(shared: Arc<Shared>, kind: WorkKind, at_once: usize) {
+    let places = Arc::new(Semaphore::new(at_once));
+    loop {
+        let place = tokio::select! {
+            place = Arc::clone(&places).acquire_owned() => place,
+            () = shared.shutdown.cancelled() => return,
+        };
+        // Nobody closes the semaphore.
+        let Ok(place) = place else { return };
+        if shared.is_stopping() {
+            return;
+        }
         match shared.catalog.claim_job(kind, &shared.owner, LEASE_MS, UtcMillis::now()).await {
-            Ok(Some((job, lease))) => run(Arc::clone(&shared), job, lease).await,
-            Ok(None) => shared.wait_for_work(IDLE).await,
+            Ok(Some((job, lease))) => {
+                let running = run(Arc::clone(&shared), job, lease);
+                shared.tasks.spawn(async move {
+                    running.await;
+                    drop(place);
+                });
+            }
+            Ok(None) => wait_for_work(&shared, kind).await,
             Err(error) => {
                 tracing::error!(error = %Error::from(error).chain(), "claiming a job failed");
-                shared.wait_for_work(IDLE).await;
+                wait_for_work(&shared, kind).await;
             }
         }
+    }
+}
+
+async fn wait_for_work(shared: &Shared, kind: WorkKind) {
+    tokio::select! {
+        () = shared.wake.wait(kind) => {}
+        () = shared.shutdown.cancelled() => {}
+        () = tokio::time::sleep(IDLE) => {}
     }
 }
 
@@ -124,7 +172,7 @@ async fn run(shared: Arc<Shared>, job: Job, lease: Lease) {
     });
     finish(&context, ended).instrument(span).await;
     // Another job of the same VM may have waited for this one.
-    context.shared.wake.notify_waiters();
+    context.shared.wake.all();
 }
 
 async fn drive(context: Arc<JobContext>) -> std::result::Result<Value, Failure> {

@@ -96,7 +96,7 @@ async fn keep(shared: Arc<Shared>, lease: Lease) {
 /// Puts a job back that only waits for others: whoever takes it finds what it had queued, and goes on.
 pub(crate) async fn requeue(shared: &Shared, job: &Job, lease: &Lease) {
     match shared.catalog.requeue_job(lease, UtcMillis::now()).await {
-        Ok(_) => shared.wake.notify_waiters(),
+        Ok(_) => shared.wake.all(),
         Err(error) => {
             let error = Error::from(error).chain();
             tracing::warn!(job_id = %job.id, error, "a job could not be put back into the queue; it is tried again");

@@ -36,10 +36,21 @@ pub struct ConnectionChange {
 /// How much at once a connection carries. 0 is no bound; where none is given, what was stays.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Bounds {
-    /// Of a connector: disks that a host moves from it at the same time.
+    /// Disks that a host moves from a connector, or writes to a repository, at the same time.
     pub max_disks: Option<u32>,
     /// Of a repository: bytes that a host writes to it in a second.
     pub bandwidth: Option<ByteLen>,
+}
+
+/// Who asks for a job, and how it is queued.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Asked<'a> {
+    /// For the audit trail.
+    pub(crate) actor: &'a str,
+    /// Jobs of a larger priority come first.
+    pub(crate) priority: i64,
+    /// The same key again finds the same job.
+    pub(crate) idempotency_key: Option<String>,
 }
 
 /// A backup to be.

@@ -15,8 +15,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use tidemark_catalog::{Job, KeptBackup, Repository, RetentionMark, Vm};
 use tidemark_model::{
-    BackupId, BackupStatus, JobId, KeepVerdict, PolicyContext, Ranks, RepositoryId, RetentionPoint,
-    UtcMillis, VmId,
+    BackupId, BackupStatus, KeepVerdict, PolicyContext, Ranks, RepositoryId, RetentionPoint, UtcMillis, VmId,
 };
 use tidemark_policy::{ChainRefusal, Fate, Floors, Keeper, apply_floors};
 
@@ -24,6 +23,7 @@ use crate::engine::Shared;
 use crate::error::{Error, Result};
 use crate::flows::RetentionLevel;
 use crate::inventory;
+use crate::requests::Asked;
 
 pub use backtest::{Backtest, BacktestVm};
 pub(crate) use cover::{Cover, CoverRule, Covers};
@@ -181,14 +181,14 @@ fn point(backup: &KeptBackup, now: UtcMillis) -> RetentionPoint {
     }
 }
 
-/// Decides and carries out: marks what may go, and queues the deletion of what is due. Answers with the job of that.
+/// Decides and carries out: marks what may go, and queues the deletion of what is due. Answers with the job of that; its
+/// key is made of the one that is asked under, so that a run which goes on elsewhere queues nothing twice.
 pub(crate) async fn enforce(
     shared: &Arc<Shared>,
-    actor: &str,
+    asked: Asked<'_>,
     vm: &Vm,
     repository: &Repository,
     cover: &Cover,
-    run: JobId,
 ) -> Result<(VmRetention, Option<Job>)> {
     let now = shared.clock.now();
     let mut decided = decide(shared, vm, repository, cover, now).await?;
@@ -224,9 +224,9 @@ pub(crate) async fn enforce(
         return Ok((decided, None));
     }
     decided.due.clone_from(&due);
-    // The run's own key: a run that goes on elsewhere queues nothing twice.
-    let key = format!("retention/{run}/{}/{}", vm.id, repository.id);
-    let job = shared.submit_deletion(actor, vm.id, repository.id, &due, true, Some(key)).await?;
+    let key = asked.idempotency_key.as_ref().map(|key| format!("{key}/{}/{}", vm.id, repository.id));
+    let asked = Asked { idempotency_key: key, ..asked };
+    let job = shared.submit_deletion(asked, vm.id, repository.id, &due, true).await?;
     Ok((decided, Some(job)))
 }
 

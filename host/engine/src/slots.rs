@@ -1,8 +1,10 @@
-//! Slots for disks that are being moved: a bound over the whole host and one for each connector.
+//! Slots for disks that are being moved: a bound over the whole host, one for each connector and one for each
+//! repository.
 //!
-//! Both are taken at once or not at all, so that nobody holds one while waiting for the other: there is no deadlock.
-//! Whoever came first is served first; one whose connector is full is passed over and keeps its place, and as the
-//! slot it waits for is one of its own connector's, nobody passed over waits for ever.
+//! All of them are taken at once or not at all, so that nobody holds one while waiting for another: there is no
+//! deadlock. Whoever came first is served first; one whose connector or repository is full is passed over and keeps its
+//! place. As its two bounds might never have room at the same moment, whoever was passed over [`PATIENCE`] times holds
+//! the later ones of its connector and its repository back: so nobody waits for ever.
 //!
 //! A job takes its first slot before its snapshot and hands its slots on to its own disks: what waits in the queue
 //! with a snapshot behind it are further slots only, which make it faster and on which it does not depend.
@@ -13,8 +15,20 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
-use tidemark_model::ConnectorId;
+use tidemark_model::{ConnectorId, RepositoryId};
 use tokio::sync::oneshot;
+
+/// How many later ones may be served before one that waits.
+const PATIENCE: u32 = 16;
+
+/// What has a bound of its own beside the host's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Lane {
+    /// Disks that are read from a connector.
+    Connector(ConnectorId),
+    /// Disks that are written to a repository.
+    Repository(RepositoryId),
+}
 
 /// The slots of a host.
 #[derive(Debug, Clone)]
@@ -26,12 +40,12 @@ pub(crate) struct DiskSlots {
 struct Table {
     /// What the host still has.
     free: usize,
-    connectors: HashMap<ConnectorId, Lane>,
+    lanes: HashMap<Lane, Use>,
     waiting: VecDeque<Waiting>,
 }
 
 #[derive(Debug, Default)]
-struct Lane {
+struct Use {
     taken: u32,
     /// None for no bound of its own.
     most: Option<u32>,
@@ -39,7 +53,9 @@ struct Lane {
 
 #[derive(Debug)]
 struct Waiting {
-    connector: Option<ConnectorId>,
+    lanes: Vec<Lane>,
+    /// How many later ones were served before it.
+    passed: u32,
     served: oneshot::Sender<Slot>,
 }
 
@@ -47,12 +63,24 @@ struct Waiting {
 #[derive(Debug)]
 pub(crate) struct Slot {
     slots: DiskSlots,
-    connector: Option<ConnectorId>,
+    lanes: Vec<Lane>,
 }
 
 /// A place in the queue; dropping it leaves the queue.
 #[derive(Debug)]
 pub(crate) struct Queued(oneshot::Receiver<Slot>);
+
+impl From<ConnectorId> for Lane {
+    fn from(id: ConnectorId) -> Self {
+        Self::Connector(id)
+    }
+}
+
+impl From<RepositoryId> for Lane {
+    fn from(id: RepositoryId) -> Self {
+        Self::Repository(id)
+    }
+}
 
 impl Future for Queued {
     type Output = Slot;
@@ -68,29 +96,21 @@ impl Future for Queued {
 
 impl DiskSlots {
     pub(crate) fn new(host: usize) -> Self {
-        let table = Table { free: host.max(1), connectors: HashMap::new(), waiting: VecDeque::new() };
+        let table = Table { free: host.max(1), lanes: HashMap::new(), waiting: VecDeque::new() };
         Self { table: Arc::new(Mutex::new(table)) }
     }
 
-    /// Sets a connector's bound. Those who have a slot keep it.
-    pub(crate) fn bound(&self, connector: ConnectorId, most: Option<u32>) {
-        self.table().connectors.entry(connector).or_default().most = most;
+    /// Sets the bound of a connector or a repository. Those who have a slot keep it.
+    pub(crate) fn bound(&self, lane: Lane, most: Option<u32>) {
+        self.table().lanes.entry(lane).or_default().most = most;
         self.serve();
     }
 
-    /// Joins the queue for a slot of the host and of the connector.
-    pub(crate) fn queue(&self, connector: ConnectorId) -> Queued {
-        self.join(Some(connector))
-    }
-
-    /// Joins the queue for a slot of the host alone: for work that no connector has a part in.
-    pub(crate) fn queue_for_host(&self) -> Queued {
-        self.join(None)
-    }
-
-    fn join(&self, connector: Option<ConnectorId>) -> Queued {
+    /// Joins the queue for a slot of the host and of each of `lanes`.
+    pub(crate) fn queue(&self, lanes: impl IntoIterator<Item = Lane>) -> Queued {
         let (served, receiver) = oneshot::channel();
-        self.table().waiting.push_back(Waiting { connector, served });
+        let waiting = Waiting { lanes: lanes.into_iter().collect(), passed: 0, served };
+        self.table().waiting.push_back(waiting);
         self.serve();
         Queued(receiver)
     }
@@ -99,9 +119,9 @@ impl DiskSlots {
         // One after the other and outside the lock: a slot whose receiver is gone comes back through its drop.
         loop {
             let next = self.table().next();
-            let Some(Waiting { connector, served }) = next else { return };
+            let Some(Waiting { lanes, served, .. }) = next else { return };
             // Nobody there any more is no error: the slot returns itself.
-            let _ = served.send(Slot { slots: self.clone(), connector });
+            let _ = served.send(Slot { slots: self.clone(), lanes });
         }
     }
 
@@ -117,16 +137,38 @@ impl Table {
         if self.free == 0 {
             return None;
         }
-        let room = |connector: &ConnectorId| {
-            self.connectors.get(connector).is_none_or(|lane| lane.most.is_none_or(|most| lane.taken < most))
-        };
-        let index = self.waiting.iter().position(|waiting| waiting.connector.as_ref().is_none_or(room))?;
+        let index = self.first_served()?;
+        self.waiting.iter_mut().take(index).for_each(|waiting| waiting.passed += 1);
         let waiting = self.waiting.remove(index)?;
         self.free -= 1;
-        if let Some(connector) = waiting.connector {
-            self.connectors.entry(connector).or_default().taken += 1;
+        for lane in &waiting.lanes {
+            self.lanes.entry(*lane).or_default().taken += 1;
         }
         Some(waiting)
+    }
+
+    fn first_served(&self) -> Option<usize> {
+        let mut held_back: Vec<Lane> = Vec::new();
+        for (index, waiting) in self.waiting.iter().enumerate() {
+            let room = |lane: &Lane| self.lanes.get(lane).is_none_or(Use::has_room);
+            if waiting.lanes.iter().all(|lane| room(lane) && !held_back.contains(lane)) {
+                return Some(index);
+            }
+            if waiting.passed >= PATIENCE {
+                held_back.extend(waiting.lanes.iter().filter(|lane| self.is_bounded(**lane)));
+            }
+        }
+        None
+    }
+
+    fn is_bounded(&self, lane: Lane) -> bool {
+        self.lanes.get(&lane).is_some_and(|lane| lane.most.is_some())
+    }
+}
+
+impl Use {
+    fn has_room(&self) -> bool {
+        self.most.is_none_or(|most| self.taken < most)
     }
 }
 
@@ -135,9 +177,10 @@ impl Drop for Slot {
         {
             let mut table = self.slots.table();
             table.free += 1;
-            let lane = self.connector.and_then(|connector| table.connectors.get_mut(&connector));
-            if let Some(lane) = lane {
-                lane.taken = lane.taken.saturating_sub(1);
+            for lane in &self.lanes {
+                if let Some(lane) = table.lanes.get_mut(lane) {
+                    lane.taken = lane.taken.saturating_sub(1);
+                }
             }
         }
         self.slots.serve();
@@ -150,8 +193,8 @@ mod tests {
 
     use super::*;
 
-    fn two() -> (ConnectorId, ConnectorId) {
-        (ConnectorId::random(), ConnectorId::random())
+    fn two() -> (Lane, Lane) {
+        (ConnectorId::random().into(), ConnectorId::random().into())
     }
 
     fn served(queued: &mut Queued) -> Option<Slot> {
@@ -163,11 +206,11 @@ mod tests {
         let (a, b) = two();
         let slots = DiskSlots::new(2);
         slots.bound(a, Some(1));
-        let first = served(&mut slots.queue(a)).unwrap();
-        let mut second = slots.queue(a);
+        let first = served(&mut slots.queue([a])).unwrap();
+        let mut second = slots.queue([a]);
         assert!(served(&mut second).is_none(), "the connector is full");
-        let other = served(&mut slots.queue(b)).unwrap();
-        let mut third = slots.queue(b);
+        let other = served(&mut slots.queue([b])).unwrap();
+        let mut third = slots.queue([b]);
         assert!(served(&mut third).is_none(), "the host is full");
         drop(first);
         let second = served(&mut second).expect("it came before the third");
@@ -177,12 +220,55 @@ mod tests {
     }
 
     #[test]
+    fn a_full_repository_keeps_nobody_else_from_the_connector() {
+        let (a, r) = (Lane::from(ConnectorId::random()), Lane::from(RepositoryId::random()));
+        let slots = DiskSlots::new(8);
+        slots.bound(r, Some(1));
+        let first = served(&mut slots.queue([a, r])).unwrap();
+        let mut second = slots.queue([a, r]);
+        assert!(served(&mut second).is_none(), "the repository is full");
+        let merge = slots.queue([r]);
+        let other = served(&mut slots.queue([a, RepositoryId::random().into()])).unwrap();
+        drop(first);
+        assert!(served(&mut second).is_some(), "it came before the merge");
+        drop((merge, other));
+    }
+
+    #[test]
+    fn two_bounds_that_are_never_free_at_once_starve_nobody() {
+        let (a, r) = (Lane::from(ConnectorId::random()), Lane::from(RepositoryId::random()));
+        let slots = DiskSlots::new(8);
+        slots.bound(a, Some(1));
+        slots.bound(r, Some(1));
+        let mut of_connector = served(&mut slots.queue([a]));
+        let mut of_repository = served(&mut slots.queue([r]));
+        let mut both = slots.queue([a, r]);
+        for _ in 0..PATIENCE / 2 {
+            // Whoever leaves has a successor waiting already.
+            for (lane, slot) in [(a, &mut of_connector), (r, &mut of_repository)] {
+                let mut next = slots.queue([lane]);
+                assert!(served(&mut next).is_none());
+                drop(slot.take());
+                *slot = served(&mut next);
+                assert!(slot.is_some(), "the other bound is full for whoever wants both");
+            }
+        }
+        let mut next = slots.queue([a]);
+        drop(of_connector);
+        assert!(served(&mut next).is_none(), "it has been passed over often enough");
+        drop(of_repository);
+        assert!(served(&mut both).is_some());
+        drop(both);
+        assert!(served(&mut next).is_some());
+    }
+
+    #[test]
     fn a_bound_may_change_while_somebody_waits() {
         let (a, _) = two();
         let slots = DiskSlots::new(8);
         slots.bound(a, Some(1));
-        let first = served(&mut slots.queue(a)).unwrap();
-        let (mut second, mut third) = (slots.queue(a), slots.queue(a));
+        let first = served(&mut slots.queue([a])).unwrap();
+        let (mut second, mut third) = (slots.queue([a]), slots.queue([a]));
         slots.bound(a, Some(2));
         let second = served(&mut second).unwrap();
         assert!(served(&mut third).is_none());
@@ -198,13 +284,13 @@ mod tests {
     fn whoever_leaves_the_queue_takes_nothing_along() {
         let (a, b) = two();
         let slots = DiskSlots::new(1);
-        let held = served(&mut slots.queue(a)).unwrap();
-        let (gone, served_unseen) = (slots.queue(a), slots.queue(b));
+        let held = served(&mut slots.queue([a])).unwrap();
+        let (gone, served_unseen) = (slots.queue([a]), slots.queue([b]));
         drop(gone);
         drop(held);
         // Served, but nobody looks before the place is given up.
         drop(served_unseen);
-        assert!(served(&mut slots.queue(a)).is_some(), "no slot is lost");
+        assert!(served(&mut slots.queue([a])).is_some(), "no slot is lost");
         assert_eq!(slots.table().free, 1);
         assert!(slots.table().waiting.is_empty());
     }

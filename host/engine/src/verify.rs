@@ -33,7 +33,7 @@ use tidemark_model::{BackupId, JobKind, UtcMillis, VerifyLevel};
 use crate::engine::{Engine, Shared};
 use crate::error::{Error, Result};
 use crate::queue::JobContext;
-use crate::requests::VerifyPayload;
+use crate::requests::{Asked, VerifyPayload};
 use crate::store::ObjectStore;
 
 pub use chain_files::{VerifyChainOptions, VerifyChainReport, verify_chain};
@@ -57,7 +57,8 @@ impl Engine {
         level: VerifyLevel,
         idempotency_key: Option<String>,
     ) -> Result<Job> {
-        self.shared.submit_verify(actor, id, level, idempotency_key).await
+        let asked = Asked { actor, idempotency_key, ..Asked::default() };
+        self.shared.submit_verify(asked, id, level).await
     }
 }
 
@@ -65,16 +66,15 @@ impl Shared {
     /// See [`Engine::submit_verify`].
     pub(crate) async fn submit_verify(
         &self,
-        actor: &str,
+        asked: Asked<'_>,
         id: BackupId,
         level: VerifyLevel,
-        idempotency_key: Option<String>,
     ) -> Result<Job> {
         self.catalog.backup(id).await?;
         let level = level.as_str();
         let payload = VerifyPayload { backup_id: id.to_string(), level: level.to_owned() };
-        let job = self.submit(JobKind::Verify, &payload, None, idempotency_key).await?;
-        self.audit(actor, "backup.verify", &id.to_string(), json!({ "level": level })).await;
+        let job = self.submit_as(&asked, JobKind::Verify, &payload, None).await?;
+        self.audit(asked.actor, "backup.verify", &id.to_string(), json!({ "level": level })).await;
         Ok(job)
     }
 }

@@ -7,7 +7,7 @@ use tidemark_plugins::{Finding, VirtualMachine};
 
 use crate::engine::{Engine, Shared};
 use crate::error::{Error, ErrorKind, Result};
-use crate::requests::{BackupPayload, BackupRequest, BackupView, SubmittedBackup};
+use crate::requests::{Asked, BackupPayload, BackupRequest, BackupView, SubmittedBackup};
 use crate::{backup, inventory, plugins, throttle};
 
 impl Engine {
@@ -154,10 +154,9 @@ impl Shared {
         name: &str,
         inventory_json: &str,
     ) -> Result<Vm> {
-        let known = self.catalog.list_vms().await?;
-        let orphan = known.iter().find(|vm| vm.connector_id.is_none() && vm.key == key && vm.name == name);
-        let taken = known.iter().any(|vm| vm.connector_id == Some(connector) && vm.key == key);
-        if let (Some(orphan), false) = (orphan, taken) {
+        if self.catalog.vm_of_connector(connector, key).await?.is_none()
+            && let Some(orphan) = self.catalog.orphaned_vm(key, name).await?
+        {
             self.catalog.attach_vm(orphan.id, connector).await?;
         }
         let now = self.clock.now();
@@ -198,7 +197,8 @@ impl Shared {
             then_synthetic,
         };
         let exclusive = Some(format!("vm:{}", vm.id));
-        let job = self.submit_at(priority, JobKind::Backup, &payload, exclusive, idempotency_key).await?;
+        let asked = Asked { actor, priority, idempotency_key };
+        let job = self.submit_as(&asked, JobKind::Backup, &payload, exclusive).await?;
         let detail = json!({ "vm": vm.name, "repository": repository.name, "type": requested.as_str() });
         self.audit(actor, "backup.run", &job.id.to_string(), detail).await;
         Ok(SubmittedBackup { backup_id: backup::backup_id(&job)?, job, vm })

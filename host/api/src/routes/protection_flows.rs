@@ -15,8 +15,8 @@ use crate::problem::{Answer, Problem};
 use crate::routing::{Routes, admin, operator, viewer};
 use crate::state::AppState;
 use crate::wire::{
-    BulkFlows, BulkOutcome, ExecutionEntry, ExecutionList, FlowEntry, FlowList, FlowPreview, FlowStanding,
-    FlowSummary, StartedExecution, UnprotectedList, UnprotectedQuery, WriteFlow,
+    BulkFlows, BulkOutcome, ExecutionEntry, ExecutionList, FiringEntry, FiringList, FlowEntry, FlowList,
+    FlowPreview, FlowStanding, FlowSummary, StartedExecution, UnprotectedList, UnprotectedQuery, WriteFlow,
 };
 
 pub(super) fn add(routes: Routes) -> Routes {
@@ -121,6 +121,13 @@ fn runs(routes: Routes) -> Routes {
             "/api/v1/protection-flows/{id}/executions/{run}",
             viewer("showExecution", "One run with each VM's reason").answers::<ExecutionEntry>(200),
             execution,
+        )
+        .get(
+            "/api/v1/protection-flows/{id}/firings",
+            viewer("listFirings", "The times for which a flow fired, passed over or not, the newest first")
+                .query::<PageQuery>()
+                .answers::<FiringList>(200),
+            firings,
         )
         .get(
             "/api/v1/protection-flows/{id}/status",
@@ -242,6 +249,19 @@ async fn execution(
     }
     let vms = catalog.run_vms(run.job_id).await?;
     Ok(Json(ExecutionEntry::new(&run, &vms)))
+}
+
+async fn firings(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+    Query(query): Query<PageQuery>,
+) -> Answer<Json<FiringList>> {
+    let flow = state.engine.flow(&id).await?;
+    let page = state.engine.catalog().list_firings(flow.id, &query.request()?).await?;
+    Ok(Json(FiringList {
+        firings: page.items.iter().map(FiringEntry::from).collect(),
+        next_cursor: page.next,
+    }))
 }
 
 async fn status(State(state): State<AppState>, Path(id): Path<String>) -> Answer<Json<FlowStanding>> {

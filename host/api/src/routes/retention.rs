@@ -1,9 +1,12 @@
 //! Retention in a repository: letting policies decide, what they let go, and copies of backups elsewhere.
 
+use std::collections::HashMap;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
+use tidemark_catalog::RetentionMark;
 
 use super::accepted;
 use super::backups::repository_of;
@@ -63,7 +66,12 @@ async fn prune(
 async fn marks(State(state): State<AppState>, Path(id): Path<String>) -> Answer<Json<MarkList>> {
     let repository = repository_of(state.engine.catalog(), &id).await?;
     let marks = state.engine.catalog().marks(repository.id, None).await?;
-    Ok(Json(MarkList { marks: marks.iter().map(MarkEntry::from).collect() }))
+    let vms = state.engine.catalog().list_vms().await?;
+    let names: HashMap<_, _> = vms.iter().map(|vm| (vm.id, vm.name.as_str())).collect();
+    // A VM with a mark has a backup, and one with a backup cannot be removed.
+    let named =
+        |mark: &RetentionMark| MarkEntry::new(mark, names.get(&mark.vm_id).copied().unwrap_or_default());
+    Ok(Json(MarkList { marks: marks.iter().map(named).collect() }))
 }
 
 async fn approve(

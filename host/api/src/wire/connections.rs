@@ -29,7 +29,7 @@ pub struct AddConnection {
     /// Sealed at rest; no answer ever holds them.
     #[serde(default)]
     pub secrets: BTreeMap<String, String>,
-    /// Of a connector only: disks that a host moves from it at the same time; 0 for no bound.
+    /// Disks that a host moves from a connector, or writes to a repository, at the same time; 0 for no bound.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_disks: Option<u32>,
     /// Of a repository only: stored bytes that a host writes to it in a second; 0 for no bound.
@@ -55,7 +55,8 @@ pub struct UpdateConnection {
     /// Sealed at rest; no answer ever holds them.
     #[serde(default)]
     pub secrets: BTreeMap<String, String>,
-    /// Of a connector only: disks that a host moves from it at the same time; 0 for no bound, as it was where not given.
+    /// Disks that a host moves from a connector, or writes to a repository, at the same time; 0 for no bound, as it was
+    /// where not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_disks: Option<u32>,
     /// Of a repository only: stored bytes that a host writes to it in a second; 0 for no bound, as it was where not given.
@@ -84,7 +85,7 @@ pub struct ConnectionEntry {
     pub settings: Value,
     /// The names of the secrets it has.
     pub secret_names: Vec<String>,
-    /// Disks that a host moves from a connector at the same time, where there is a bound.
+    /// Disks that a host moves from a connector, or writes to a repository, at the same time, where there is a bound.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_disks: Option<u32>,
     /// Stored bytes that a host writes to a repository in a second, where there is a bound.
@@ -132,9 +133,10 @@ impl From<&Connector> for ConnectionEntry {
 
 impl From<&Repository> for ConnectionEntry {
     fn from(repository: &Repository) -> Self {
-        let Repository { id, name, plugin, settings_json, secrets_json, bandwidth, created_at } = repository;
+        let Repository { id, name, plugin, settings_json, secrets_json, max_disks, bandwidth, created_at } =
+            repository;
         let entry = Self::unbounded(id, name, plugin, (settings_json, secrets_json), *created_at);
-        Self { bandwidth_bytes_per_second: bandwidth.map(|rate| rate.0), ..entry }
+        Self { max_disks: *max_disks, bandwidth_bytes_per_second: bandwidth.map(|rate| rate.0), ..entry }
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use tidemark_catalog::{Flow, FlowRun, FlowRunVm};
+use tidemark_catalog::{Firing, Flow, FlowRun, FlowRunVm};
 use tidemark_engine::{FlowStatus, Preview, UnprotectedVm};
 
 use super::{json_value, rfc3339};
@@ -200,6 +200,47 @@ pub struct ExecutionList {
     /// How many are shown.
     pub total: usize,
     /// Pass it back as `cursor` for the next part.
+    pub next_cursor: Option<String>,
+}
+
+/// A time for which a flow fired.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct FiringEntry {
+    /// For which time of the schedule.
+    pub fire_at: String,
+    /// When it happened.
+    pub fired_at: String,
+    /// On which host.
+    pub fired_by: String,
+    /// Times before it that nobody was there for.
+    pub missed: u32,
+    /// Its run, unless it was passed over.
+    pub execution_id: Option<String>,
+    /// Why it was passed over.
+    pub skipped: Option<String>,
+}
+
+impl From<&Firing> for FiringEntry {
+    fn from(firing: &Firing) -> Self {
+        let Firing { flow_id: _, fire_at, fired_at, fired_by, missed, job_id, skipped } = firing;
+        Self {
+            fire_at: rfc3339(*fire_at),
+            fired_at: rfc3339(*fired_at),
+            fired_by: fired_by.clone(),
+            missed: *missed,
+            execution_id: job_id.map(|id| id.to_string()),
+            skipped: skipped.clone(),
+        }
+    }
+}
+
+/// One page of firings.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct FiringList {
+    /// The newest first.
+    pub firings: Vec<FiringEntry>,
+    /// For the next page.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub next_cursor: Option<String>,
 }
 

@@ -23,9 +23,9 @@ pub use connections::{
     RepositoryDetail, RepositoryList, SpaceEntry, UpdateConnection,
 };
 pub use flows::{
-    BulkFlows, BulkOutcome, ExecutionEntry, ExecutionList, ExecutionVm, FlowEntry, FlowList, FlowPreview,
-    FlowStanding, FlowSummary, PreviewEntry, StartedExecution, UnprotectedEntry, UnprotectedList,
-    UnprotectedQuery, WriteFlow,
+    BulkFlows, BulkOutcome, ExecutionEntry, ExecutionList, ExecutionVm, FiringEntry, FiringList, FlowEntry,
+    FlowList, FlowPreview, FlowStanding, FlowSummary, PreviewEntry, StartedExecution, UnprotectedEntry,
+    UnprotectedList, UnprotectedQuery, WriteFlow,
 };
 pub use inventory::{
     AddVms, AddedVms, DiscoverVms, DiscoveredDisk, DiscoveredVm, Discovery, FindingEntry, TestReport,
@@ -38,7 +38,9 @@ pub use jobs::{
 pub use operations::{
     AuditLine, AuditList, CreateToken, CreatedToken, EventEntry, Health, TokenEntry, TokenList, TokenRole,
 };
-pub use plugins::{ActivatePlugin, GrantEntry, GrantPlugin, PluginEntry, PluginList};
+pub use plugins::{
+    ActivatePlugin, GrantEntry, GrantPlugin, InstallQuery, PluginEntry, PluginList, ReleasePlugin,
+};
 pub use policies::{
     AcceptedJobs, ActivatePolicy, ApproveMarks, ApprovedMarks, BacktestEntry, BacktestPoint, BacktestPolicy,
     BacktestReport, CopyBackups, MarkEntry, MarkList, PolicyEntry, PolicyFinding, PolicyList, PolicyQuery,

@@ -279,6 +279,8 @@ pub struct MarkEntry {
     pub backup_id: String,
     /// Of which VM.
     pub vm_id: String,
+    /// The VM's name.
+    pub vm_name: String,
     /// By which policy and version.
     pub policy: String,
     /// Since when.
@@ -291,8 +293,9 @@ pub struct MarkEntry {
     pub approved_by: Option<String>,
 }
 
-impl From<&RetentionMark> for MarkEntry {
-    fn from(mark: &RetentionMark) -> Self {
+impl MarkEntry {
+    /// A mark of a backup of the VM with this name.
+    pub(crate) fn new(mark: &RetentionMark, vm_name: &str) -> Self {
         let RetentionMark {
             backup_id,
             vm_id,
@@ -306,6 +309,7 @@ impl From<&RetentionMark> for MarkEntry {
         Self {
             backup_id: backup_id.to_string(),
             vm_id: vm_id.to_string(),
+            vm_name: vm_name.to_owned(),
             policy: policy.clone(),
             marked_at: rfc3339(*marked_at),
             due_at: rfc3339(*due_at),

@@ -59,6 +59,7 @@ async fn repositories_live_their_life(fixture: Fixture) {
     refused(catalog.update_repository(&endless).await, ErrorKind::Invalid);
     let changed = Repository {
         secrets_json: r#"{"k":"sealed"}"#.into(),
+        max_disks: Some(2),
         bandwidth: Some(ByteLen(100 << 20)),
         ..store.clone()
     };

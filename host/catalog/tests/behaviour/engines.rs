@@ -96,6 +96,7 @@ impl Fixture {
             plugin: "local".to_owned(),
             settings_json: r#"{"path":"/backup"}"#.to_owned(),
             secrets_json: "{}".to_owned(),
+            max_disks: None,
             bandwidth: None,
             created_at: START,
         };

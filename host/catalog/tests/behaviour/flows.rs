@@ -1,8 +1,8 @@
 //! Policies and their versions; flows that fire once for each time, whoever is first; runs and marks.
 
 use tidemark_catalog::{
-    Backup, ErrorKind, Flow, FlowMember, FlowRunVm, NewFiring, NewPolicyVersion, PageRequest, RetentionMark,
-    RunCause, RunStatus, RunVmState, SeenVm, WorkKind,
+    Backup, ErrorKind, Flow, FlowMember, FlowRunVm, Lease, NewFiring, NewPolicyVersion, PageRequest,
+    RetentionMark, RunCause, RunStatus, RunVmState, SeenVm, WorkKind,
 };
 use tidemark_model::{FlowId, JobKind, PolicyKind, UtcMillis};
 
@@ -148,7 +148,9 @@ async fn a_run_keeps_its_decisions(fixture: Fixture) {
     let (vm, repository) = fixture.protected_vm().await;
     let nightly = flow("nightly", None);
     catalog.add_flow(&nightly).await.unwrap();
-    let job = catalog.run_flow(nightly.id, 0, None, START).await.unwrap();
+    catalog.run_flow(nightly.id, 0, None, START).await.unwrap();
+    let claimed = catalog.claim_job(WorkKind::Waiting, "host-a", 60_000, START).await.unwrap();
+    let (job, lease) = claimed.unwrap();
     let decided = FlowRunVm {
         vm_id: vm.id,
         vm_name: vm.name.clone(),
@@ -160,17 +162,26 @@ async fn a_run_keeps_its_decisions(fixture: Fixture) {
         backup_id: None,
         detail_json: "{}".into(),
     };
-    catalog.add_run_vms(job.id, std::slice::from_ref(&decided)).await.unwrap();
+    catalog.add_run_vms(&lease, std::slice::from_ref(&decided)).await.unwrap();
     let other = FlowRunVm { plan: "full".into(), ..decided.clone() };
-    catalog.add_run_vms(job.id, &[other]).await.unwrap();
+    catalog.add_run_vms(&lease, &[other]).await.unwrap();
     let standing = catalog.run_vms(job.id).await.unwrap();
     assert_eq!(standing, std::slice::from_ref(&decided), "the first decision stays");
     let done = FlowRunVm { state: RunVmState::Failed, error: Some("gone".into()), attempts: 2, ..decided };
-    catalog.update_run_vm(job.id, &done).await.unwrap();
+    catalog.update_run_vm(&lease, &done).await.unwrap();
+    assert_eq!(catalog.run_vms(job.id).await.unwrap(), std::slice::from_ref(&done));
+    catalog.report_run(&lease, r#"{"a":1}"#).await.unwrap();
+    // Whoever lost the run to another host changes nothing of it any more.
+    let lost = Lease { epoch: lease.epoch + 1, ..lease.clone() };
+    let late = FlowRunVm { state: RunVmState::Succeeded, ..done.clone() };
+    refused(catalog.update_run_vm(&lost, &late).await, ErrorKind::LeaseLost);
+    refused(catalog.add_run_vms(&lost, &[late]).await, ErrorKind::LeaseLost);
+    refused(catalog.report_run(&lost, "{}").await, ErrorKind::LeaseLost);
+    refused(catalog.set_flow_members(&lost, nightly.id, &[], START).await, ErrorKind::LeaseLost);
+    refused(catalog.end_run(&lost, RunStatus::Succeeded, START).await, ErrorKind::LeaseLost);
     assert_eq!(catalog.run_vms(job.id).await.unwrap(), [done]);
-    catalog.report_run(job.id, r#"{"a":1}"#).await.unwrap();
-    assert!(catalog.end_run(job.id, RunStatus::Partly, START).await.unwrap());
-    assert!(!catalog.end_run(job.id, RunStatus::Failed, START).await.unwrap(), "the first word counts");
+    assert!(catalog.end_run(&lease, RunStatus::Partly, START).await.unwrap());
+    assert!(!catalog.end_run(&lease, RunStatus::Failed, START).await.unwrap(), "the first word counts");
     let runs = catalog.list_flow_runs(nightly.id, &PageRequest::default()).await.unwrap().items;
     assert_eq!((runs.len(), runs[0].status), (1, Some(RunStatus::Partly)));
     assert_eq!(catalog.count_flow_runs(nightly.id).await.unwrap(), [(Some(RunStatus::Partly), 1)]);
@@ -191,7 +202,7 @@ async fn a_run_keeps_its_decisions(fixture: Fixture) {
         protect: true,
         reason: "tag".into(),
     };
-    catalog.set_flow_members(nightly.id, &[member], START).await.unwrap();
+    catalog.set_flow_members(&lease, nightly.id, &[member], START).await.unwrap();
     assert_eq!(catalog.unprotected_vms().await.unwrap().len(), 2, "a disabled flow protects nothing");
     let on = Flow { enabled: true, ..catalog.flow(nightly.id).await.unwrap() };
     catalog.update_flow(&on).await.unwrap();

@@ -228,7 +228,8 @@ async fn move_ready(attempt: &mut Attempt<'_>, ready: Vec<Ready<'_>>) -> Result<
     job.report_with(move || progress_json(&counters));
     let first = attempt.slot.take().ok_or_else(|| Error::internal("disks are moved without a slot"))?;
     let (stop, bandwidth) = (job.cancel.child_token(), attempt.bandwidth.clone());
-    let queue = || job.shared.disk_slots.queue(attempt.subject.connector.id);
+    let lanes = attempt.subject.lanes();
+    let queue = || job.shared.disk_slots.queue(lanes);
     let start = |disk| move_one(&job, disk, bandwidth.as_ref(), &stop);
     let moves = schedule::move_all(queue, first, ready, &stop, start);
     let connector = &mut attempt.connector;

@@ -102,8 +102,8 @@ mod tests {
     async fn a_job_keeps_its_slot_until_its_last_disk() {
         let slots = DiskSlots::new(1);
         let (mine, other) = (ConnectorId::random(), ConnectorId::random());
-        let first = slots.queue(mine).await;
-        let stranger = slots.queue(other);
+        let first = slots.queue([mine.into()]).await;
+        let stranger = slots.queue([other.into()]);
         let (running, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let (running, most) = (&running, &most);
         let start = |disk: u32| async move {
@@ -113,7 +113,8 @@ mod tests {
             Ok(disk)
         };
         let stop = CancellationToken::new();
-        let mut moved = move_all(|| slots.queue(mine), first, (0..5).collect(), &stop, start).await.unwrap();
+        let mut moved =
+            move_all(|| slots.queue([mine.into()]), first, (0..5).collect(), &stop, start).await.unwrap();
         moved.sort_unstable();
         assert_eq!(moved, [0, 1, 2, 3, 4]);
         assert_eq!(most.load(Ordering::Relaxed), 1, "one slot, one disk");
@@ -138,12 +139,14 @@ mod tests {
             stopped.cancelled().await;
             Err::<u32, _>(Error::cancelled())
         };
-        let first = slots.queue(id).await;
-        let error = move_all(|| slots.queue(id), first, (0..9).collect(), &stop, start).await.unwrap_err();
+        let first = slots.queue([id.into()]).await;
+        let error =
+            move_all(|| slots.queue([id.into()]), first, (0..9).collect(), &stop, start).await.unwrap_err();
         assert!(error.to_string().contains("second disk"), "{error}");
         assert_eq!(running.load(Ordering::Relaxed), 3, "what waited is not begun any more");
         // All slots are back.
-        let _three = (slots.queue(id).await, slots.queue(id).await, slots.queue(id).await);
+        let _three =
+            (slots.queue([id.into()]).await, slots.queue([id.into()]).await, slots.queue([id.into()]).await);
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@ use crate::engine::Shared;
 use crate::error::{Error, Result};
 use crate::inventory;
 use crate::requests::BackupPayload;
+use crate::slots::Lane;
 use crate::step::PluginPin;
 
 pub(super) struct Subject {
@@ -22,6 +23,11 @@ pub(super) struct Subject {
 }
 
 impl Subject {
+    /// What bounds the disks that are moved at once, beside the host.
+    pub(super) fn lanes(&self) -> [Lane; 2] {
+        [self.connector.id.into(), self.repository.id.into()]
+    }
+
     pub(super) async fn load(shared: &Arc<Shared>, payload: &BackupPayload) -> Result<Self> {
         let vm_id = payload.vm_id.parse().map_err(|e| Error::damaged(format!("{e}")))?;
         let repository_id = payload.repository_id.parse().map_err(|e| Error::damaged(format!("{e}")))?;

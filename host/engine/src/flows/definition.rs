@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use tidemark_model::{ByteLen, RequestedType, VerifyLevel};
 use tidemark_policy::{Schedule, Window};
 
+use super::calls::{HookRule, Hooks, NotifyRule};
 use crate::error::{Error, Result};
 
 /// A flow: selection × repository × schedule × type × what follows.
@@ -166,73 +167,9 @@ pub struct VerifyRule {
 pub struct CopyRule {
     /// Another repository's name or id.
     pub repository: String,
-}
-
-/// HTTP calls around the backups.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Hooks {
-    /// Before the first backup.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub before: Vec<HookRule>,
-    /// After the last step.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub after: Vec<HookRule>,
-}
-
-impl Hooks {
-    fn is_empty(&self) -> bool {
-        self.before.is_empty() && self.after.is_empty()
-    }
-}
-
-/// What a failing hook does to the run.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OnFailure {
-    /// Before the backups: no backup is made. After them: the run ends as partly done.
-    #[default]
-    Abort,
-    /// It is a warning.
-    Continue,
-}
-
-/// One HTTP call.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct HookRule {
-    /// Where to.
-    pub url: String,
-    /// `GET`, `POST` or `PUT`.
-    #[serde(default = "post")]
-    pub method: String,
-    /// The name of a secret of the flow that signs the call.
+    /// What is kept of the copies; as the flow's own retention says where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub secret: Option<String>,
-    /// How long it may take.
-    #[serde(default = "half_a_minute")]
-    pub timeout: String,
-    /// What its failure does.
-    #[serde(default)]
-    pub on_failure: OnFailure,
-}
-
-/// Whom to tell of which ends.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NotifyRule {
-    /// `succeeded`, `partly`, `failed` or `cancelled`; the last three where none is named.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub on: Vec<String>,
-    /// A webhook's address.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub webhook: Option<String>,
-    /// The name of a secret of the flow that signs the webhook's body.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub secret: Option<String>,
-    /// Mail addresses.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub mail: Vec<String>,
+    pub retention: Option<RetentionRule>,
 }
 
 fn utc() -> String {
@@ -253,14 +190,6 @@ fn one() -> u32 {
 
 fn half() -> u8 {
     50
-}
-
-fn post() -> String {
-    "POST".to_owned()
-}
-
-fn half_a_minute() -> String {
-    "30s".to_owned()
 }
 
 impl FlowDefinition {
@@ -292,14 +221,24 @@ impl FlowDefinition {
     /// Whether it asks this policy.
     pub(crate) fn uses_policy(&self, name: &str) -> bool {
         self.select.policy.as_deref() == Some(name)
-            || self.retention.as_ref().is_some_and(|rule| rule.policy == name)
+            || self.retained().iter().any(|(_, rule)| rule.policy == name)
+    }
+
+    /// The repositories where it lets backups go, its own and that of its copies, each with the rule there.
+    pub(crate) fn retained(&self) -> Vec<(&str, &RetentionRule)> {
+        let here = self.retention.as_ref().map(|rule| (self.repository.as_str(), rule));
+        let copies = self.copy.as_ref().and_then(|copy| {
+            let rule = copy.retention.as_ref().or(self.retention.as_ref())?;
+            Some((copy.repository.as_str(), rule))
+        });
+        here.into_iter().chain(copies).collect()
     }
 
     /// The names of secrets that it needs.
     pub(crate) fn secret_names(&self) -> impl Iterator<Item = &str> {
-        let hooks =
-            self.hooks.before.iter().chain(&self.hooks.after).filter_map(|hook| hook.secret.as_deref());
-        hooks.chain(self.notify.iter().filter_map(|rule| rule.secret.as_deref()))
+        let hooks = self.hooks.before.iter().chain(&self.hooks.after);
+        let notify = self.notify.iter().flat_map(NotifyRule::secret_names);
+        hooks.flat_map(HookRule::secret_names).chain(notify)
     }
 
     /// Sees that everything in it can be understood; what it names is looked up elsewhere.
@@ -322,38 +261,16 @@ impl FlowDefinition {
             return Err(Error::invalid_field("backup", "concurrency and attempts are at least 1"));
         }
         if let Some(rule) = &self.retention {
-            rule.check(self)?;
+            rule.check("retention", self)?;
+        }
+        if let Some(rule) = self.copy.as_ref().and_then(|copy| copy.retention.as_ref()) {
+            rule.check("copy.retention", self)?;
         }
         if let Some(rule) = &self.verify {
             rule.level()?;
         }
-        self.check_calls()
-    }
-
-    fn check_calls(&self) -> Result<()> {
-        for (field, hooks) in [("hooks.before", &self.hooks.before), ("hooks.after", &self.hooks.after)] {
-            for hook in hooks {
-                duration(field, &hook.timeout)?;
-                check_url(field, &hook.url)?;
-                if !["GET", "POST", "PUT"].contains(&hook.method.as_str()) {
-                    return Err(Error::invalid_field(field, "method is GET, POST or PUT"));
-                }
-            }
-        }
-        for rule in &self.notify {
-            if let Some(url) = &rule.webhook {
-                check_url("notify.webhook", url)?;
-            }
-            if rule.webhook.is_none() && rule.mail.is_empty() {
-                return Err(Error::invalid_field("notify", "name a webhook or mail addresses"));
-            }
-            let known = ["succeeded", "partly", "failed", "cancelled"];
-            if let Some(word) = rule.on.iter().find(|word| !known.contains(&word.as_str())) {
-                let message = format!("'{word}' is no end of a run; {} are", known.join(", "));
-                return Err(Error::invalid_field("notify.on", message));
-            }
-        }
-        Ok(())
+        self.hooks.check()?;
+        self.notify.iter().try_for_each(NotifyRule::check)
     }
 }
 
@@ -371,22 +288,25 @@ impl BackupRule {
 
 impl RetentionRule {
     pub(crate) fn grace_ms(&self) -> Result<i64> {
-        let grace = duration("retention.grace", &self.grace)?;
+        self.grace_of("retention")
+    }
+
+    fn grace_of(&self, table: &str) -> Result<i64> {
+        let grace = duration(&format!("{table}.grace"), &self.grace)?;
         Ok(i64::try_from(grace.as_millis()).unwrap_or(i64::MAX))
     }
 
-    fn check(&self, flow: &FlowDefinition) -> Result<()> {
-        self.grace_ms()?;
-        tidemark_policy::Zone::parse(flow.retention_zone(self))
-            .map_err(|e| Error::invalid_field("retention.time_zone", e.to_string()))?;
+    fn check(&self, table: &str, flow: &FlowDefinition) -> Result<()> {
+        let wrong = |member: &str, why: String| Err(Error::invalid_field(format!("{table}.{member}"), why));
+        self.grace_of(table)?;
+        if let Err(error) = tidemark_policy::Zone::parse(flow.retention_zone(self)) {
+            return wrong("time_zone", error.to_string());
+        }
         if self.min_keep == 0 {
-            return Err(Error::invalid_field("retention.min_keep", "at least 1 backup is always kept"));
+            return wrong("min_keep", "at least 1 backup is always kept".to_owned());
         }
         if !(1..=100).contains(&self.max_delete_percent) {
-            return Err(Error::invalid_field(
-                "retention.max_delete_percent",
-                "a share from 1 to 100 is expected",
-            ));
+            return wrong("max_delete_percent", "a share from 1 to 100 is expected".to_owned());
         }
         Ok(())
     }
@@ -400,32 +320,11 @@ impl VerifyRule {
     }
 }
 
-impl NotifyRule {
-    /// Whether it wants to know of such an end.
-    pub(crate) fn wants(&self, status: &str) -> bool {
-        match self.on.as_slice() {
-            [] => status != "succeeded",
-            wanted => wanted.iter().any(|word| word == status),
-        }
-    }
-}
-
 /// A length of time as people write it: `30s`, `5m`, `24h`, `7d`.
 pub(crate) fn duration(field: &str, text: &str) -> Result<Duration> {
     humantime::parse_duration(text).map_err(|e| {
         Error::invalid_field(field, format!("'{text}' is no length of time such as 5m or 24h: {e}"))
     })
-}
-
-fn check_url(field: &str, url: &str) -> Result<()> {
-    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
-    match rest {
-        Some(rest) if !rest.is_empty() && !rest.split('/').next().is_some_and(|host| host.contains('@')) => {
-            Ok(())
-        }
-        Some(_) => Err(Error::invalid_field(field, format!("'{url}' needs a host, and holds no user name"))),
-        None => Err(Error::invalid_field(field, format!("'{url}' is no http or https address"))),
-    }
 }
 
 #[cfg(test)]
@@ -473,10 +372,17 @@ mod tests {
             ("[verify]\nlevel = 'hard'", "verify.level"),
             ("[retention]\npolicy = 'x'\nmin_keep = 0", "retention.min_keep"),
             ("[retention]\npolicy = 'x'\ngrace = 'x'", "retention.grace"),
+            (
+                "[copy]\nrepository = 'c'\n[copy.retention]\npolicy = 'x'\nmin_keep = 0",
+                "copy.retention.min_keep",
+            ),
             ("[[notify]]\nwebhook = 'ftp://x'", "notify.webhook"),
             ("[[notify]]\nwebhook = 'http://u:p@x/'", "notify.webhook"),
             ("[[notify]]\non = ['failed']", "notify"),
             ("[[hooks.before]]\nurl = 'http://x'\nmethod = 'DELETE'", "hooks.before"),
+            ("[[hooks.after]]\nurl = 'http://x'\nbody = '{{flow'", "hooks.after"),
+            ("[[hooks.after]]\nurl = 'http://x'\nheaders = { 'a b' = 'c' }", "hooks.after"),
+            ("[[hooks.after]]\nurl = 'https://x'\nca_pem = 'none'", "hooks.after"),
         ] {
             let flow = parsed(&format!("repository = 'm'\n[select]\nvms = ['a']\n{text}\n"));
             assert_eq!(flow.check().unwrap_err().field(), Some(field), "{text}");
@@ -485,6 +391,22 @@ mod tests {
             toml::from_str::<FlowDefinition>("repository = 'm'\nselct = {}\n[select]\nvms = ['a']").is_err()
         );
         assert!(parsed("repository = 'm'\n[select]\n").check().is_err());
+    }
+
+    #[test]
+    fn copies_are_kept_by_their_own_rule_or_by_the_flows() {
+        let places = |text: &str| {
+            let flow = parsed(&format!("repository = 'm'\n[select]\nvms = ['a']\n{text}\n"));
+            flow.check().unwrap();
+            let retained = flow.retained();
+            retained.iter().map(|(place, rule)| format!("{place} {}", rule.policy)).collect::<Vec<_>>()
+        };
+        let (own, copy) = ("[retention]\npolicy = 'x'\n", "[copy]\nrepository = 'c'\n");
+        assert_eq!(places(own), ["m x"]);
+        assert!(places(copy).is_empty());
+        assert_eq!(places(&format!("{own}{copy}")), ["m x", "c x"]);
+        assert_eq!(places(&format!("{own}{copy}[copy.retention]\npolicy = 'y'\n")), ["m x", "c y"]);
+        assert_eq!(places(&format!("{copy}[copy.retention]\npolicy = 'y'\n")), ["c y"]);
     }
 
     #[test]

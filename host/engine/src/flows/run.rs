@@ -11,7 +11,7 @@ use std::sync::Arc;
 use futures_util::{StreamExt as _, stream};
 use serde_json::{Map, Value, json};
 use tidemark_catalog::{Flow, FlowRunVm, Job, RunCause, RunStatus, RunVmState};
-use tidemark_model::{ByteLen, JobId, PlanType, RequestedType};
+use tidemark_model::{ByteLen, JobId, PlanType, PolicyKind, RequestedType};
 use tidemark_policy::{Window, Zone};
 
 use super::select::{self, Selected};
@@ -63,7 +63,6 @@ impl<'a> Run<'a> {
         let RunFlowPayload { flow_id } = job.payload()?;
         let id = flow_id.parse().map_err(|e| Error::damaged(format!("{e}")))?;
         let flow = job.shared.catalog.flow(id).await?;
-        let definition = definition_of(&flow)?;
         let known = job.shared.catalog.flow_run(job.job.id).await?;
         if known.status.is_some() {
             return Ok(Opened::Ended(report_of(&known)["summary"].clone()));
@@ -71,6 +70,11 @@ impl<'a> Run<'a> {
         let report = match report_of(&known) {
             Value::Object(report) => report,
             _ => Map::new(),
+        };
+        // A run goes on with the definition that it began with.
+        let definition = match report.get("definition") {
+            Some(begun) => FlowDefinition::parse(begun.clone())?,
+            None => definition_of(&flow)?,
         };
         let told = report.get("warnings").and_then(Value::as_array).cloned().unwrap_or_default();
         let warnings = told.iter().filter_map(|word| word.as_str().map(str::to_owned)).collect();
@@ -83,6 +87,10 @@ impl<'a> Run<'a> {
     }
 
     async fn carry_out(&mut self) -> Result<()> {
+        if !self.report.contains_key("definition") {
+            let begun = self.definition.to_document()?;
+            self.record("definition", begun).await?;
+        }
         let zone = Zone::parse(self.definition.time_zone()).map_err(|e| Error::invalid(e.to_string()))?;
         // Who asks for a run means now.
         let window = if self.cause == RunCause::Manual { None } else { self.definition.window()? };
@@ -113,7 +121,13 @@ impl<'a> Run<'a> {
         self.report.insert(name.to_owned(), value);
         self.report.insert("warnings".to_owned(), json!(self.warnings));
         let report = Value::Object(self.report.clone()).to_string();
-        self.job.shared.catalog.report_run(self.id(), &report).await.map_err(Error::from)
+        self.job.shared.catalog.report_run(&self.job.lease, &report).await.map_err(Error::from)
+    }
+
+    /// The report as hooks get it: what was done, without how it was ordered.
+    pub(super) fn told(&self) -> Value {
+        let told = self.report.iter().filter(|(name, _)| *name != "definition");
+        Value::Object(told.map(|(name, value)| (name.clone(), value.clone())).collect())
     }
 
     /// Decides once which VMs are backed up and how; a run that goes on keeps what was decided.
@@ -124,21 +138,26 @@ impl<'a> Run<'a> {
         }
         self.job.phase("selecting");
         let decided = select::decide(shared, &self.flow, &self.definition).await?;
-        shared.catalog.set_flow_members(self.flow.id, &decided.members, shared.clock.now()).await?;
+        let (lease, now) = (&self.job.lease, shared.clock.now());
+        shared.catalog.set_flow_members(lease, self.flow.id, &decided.members, now).await?;
         self.warnings.extend(decided.warnings);
         let mut vms = Vec::new();
         for selected in decided.selected {
             vms.push(self.planned(selected).await?);
         }
-        shared.catalog.add_run_vms(self.id(), &vms).await?;
-        let retention = match &self.definition.retention {
-            Some(rule) => {
-                let decider = shared.decider(tidemark_model::PolicyKind::Retention, &rule.policy).await.ok();
-                decider.map(|decider| decider.policy.to_json())
+        shared.catalog.add_run_vms(lease, &vms).await?;
+        let mut retention = Map::new();
+        for (place, rule) in self.definition.retained() {
+            if let Ok(decider) = shared.decider(PolicyKind::Retention, &rule.policy).await {
+                retention.insert(place.to_owned(), decider.policy.to_json());
             }
-            None => None,
-        };
-        let policies = json!({ "select": decided.policy, "retention": retention });
+        }
+        let of_copies = self.definition.copy.as_ref().and_then(|copy| retention.get(&copy.repository));
+        let policies = json!({
+            "select": decided.policy,
+            "retention": retention.get(&self.definition.repository),
+            "copy_retention": of_copies,
+        });
         self.record("policies", policies).await
     }
 
@@ -272,7 +291,7 @@ impl<'a> Run<'a> {
     async fn keep(&self, vm: &mut FlowRunVm, state: RunVmState, error: Option<String>) -> Result<()> {
         vm.state = state;
         vm.error = error;
-        self.job.shared.catalog.update_run_vm(self.id(), vm).await.map_err(Error::from)
+        self.job.shared.catalog.update_run_vm(&self.job.lease, vm).await.map_err(Error::from)
     }
 
     async fn hooks_before(&mut self) -> Result<()> {
@@ -316,7 +335,7 @@ impl<'a> Run<'a> {
         self.record("summary", summary.clone()).await?;
         steps::notify(self, status, &summary).await;
         self.record("warnings", json!(self.warnings)).await?;
-        shared.catalog.end_run(self.id(), status, shared.clock.now()).await?;
+        shared.catalog.end_run(&self.job.lease, status, shared.clock.now()).await?;
         tracing::info!(
             flow = self.flow.name,
             status = status.as_str(),

@@ -7,7 +7,6 @@
 //! ```
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::json;
 use tidemark_catalog::{Flow, NewFiring, RunStatus};
@@ -18,8 +17,6 @@ use super::{FlowDefinition, definition_of};
 use crate::engine::Shared;
 use crate::error::{Error, Result};
 
-/// How often the clock is looked at.
-const TICK: Duration = Duration::from_secs(1);
 /// A firing that is seen this late, in milliseconds, was missed: somebody would have seen it in time.
 const LATE_MS: i64 = 120_000;
 /// After so many looks the flows' next times are checked.
@@ -42,7 +39,7 @@ pub(crate) async fn watch(shared: Arc<Shared>) {
             tracing::error!(error = %error.chain(), "looking for due flows failed; it is tried again");
         }
         tokio::select! {
-            () = tokio::time::sleep(TICK) => {}
+            () = tokio::time::sleep(shared.clock.tick()) => {}
             () = shared.shutdown.cancelled() => {}
         }
     }
@@ -87,7 +84,7 @@ async fn fire(shared: &Arc<Shared>, flow: &Flow, now: UtcMillis) -> Result<()> {
             tracing::info!(flow = flow.name, job_id = %id, missed = fired.missed, "a flow fired");
             let job = shared.catalog.job(*id).await?;
             shared.emit("job-queued", &job, json!({ "flow": flow.name }));
-            shared.wake.notify_waiters();
+            shared.wake.all();
         }
         (None, reason) => {
             tracing::info!(flow = flow.name, reason, missed = fired.missed, "a flow fired without a run");
@@ -139,7 +136,7 @@ async fn end_forgotten(shared: &Shared, now: UtcMillis) -> Result<()> {
             JobState::Cancelled => RunStatus::Cancelled,
             _ => RunStatus::Failed,
         };
-        shared.catalog.end_run(run.job_id, status, now).await?;
+        shared.catalog.end_orphan(run.job_id, status, now).await?;
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Which VMs a flow protects and which type of backup each gets: what connectors show now, judged by the group policy.
 //! VMs that are selected come under protection by that.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use tidemark_catalog::{Connector, Flow, FlowMember, Vm};
 use tidemark_model::{
@@ -107,66 +107,178 @@ impl Engine {
 
 /// Judges all VMs that the flow looks at.
 pub(crate) async fn decide(shared: &Shared, flow: &Flow, definition: &FlowDefinition) -> Result<Decided> {
-    let mut decided = Decided::default();
-    let repository = shared.catalog.repository_by_name_or_id(&definition.repository).await?;
-    let repository = repository.ok_or_else(|| Error::not_found("repository", &definition.repository))?.id;
-    let named = named_vms(shared, definition).await?;
-    let Some(policy) = &definition.select.policy else {
-        for vm in named {
-            let reason = "named in the flow".to_owned();
-            decided.take(shared, repository, definition, None, &vm, reason, Vec::new()).await?;
-        }
-        return Ok(decided);
-    };
-    let decider = shared.decider(PolicyKind::Group, policy).await?;
-    decided.policy = Some(decider.policy.to_json());
-    let before: HashMap<(ConnectorId, String), FlowMember> = shared
-        .catalog
-        .flow_members(flow.id)
-        .await?
-        .into_iter()
-        .map(|member| ((member.connector_id, member.vm_key.clone()), member))
-        .collect();
-    let others = protectors(shared, flow).await?;
-    let context = context(shared, definition);
-    let mut all = all_shown(shared, definition, &mut decided.warnings).await?;
-    for vm in &named {
-        if !all.iter().any(|shown| shown.connector_id == vm.connector_id && shown.key == vm.key) {
-            decided.warnings.push(format!("{}: no connector of the flow shows it any more", vm.name));
-            all.push(vm.clone());
+    let mut judging = Judging::open(shared, flow, definition).await?;
+    match &definition.select.policy {
+        None => judging.take_named().await?,
+        Some(policy) => {
+            let decider = shared.decider(PolicyKind::Group, policy).await?;
+            judging.decided.policy = Some(decider.policy.to_json());
+            judging.ask(&decider).await?;
         }
     }
-    for member in before.values().filter(|member| member.protect) {
-        let here = |shown: &Shown| shown.connector_id == member.connector_id && shown.key == member.vm_key;
-        if !all.iter().any(here) {
-            // Not to be seen is no decision: who protected it still has a say about its backups.
-            let reason = "no connector shows it now, so it stays as it was".to_owned();
-            decided.warnings.push(format!("{}: {reason}", member.vm_name));
-            decided.members.push(FlowMember { reason, ..member.clone() });
-        }
-    }
-    for shown in all {
-        let place = (shown.connector_id, shown.key.clone());
-        let protected_by = others.get(&place).cloned().unwrap_or_default();
-        let candidate = inventory::candidate_of(&shown.inventory_json, &shown.connector, protected_by);
-        let by_name = named.iter().any(|vm| vm.connector_id == shown.connector_id && vm.key == shown.key);
-        let judged = judge(&decider, &candidate, &context, &shown, by_name, before.get(&place)).await;
-        if let Some(warning) = judged.warning {
-            tracing::warn!(flow = flow.name, vm = shown.name, "{warning}");
-            decided.warnings.push(format!("{}: {warning}", shown.name));
-        }
-        let Selection { protect, reason, exclude_disks } = judged.selection;
-        if protect {
-            let asked = Some((&decider, &candidate, &context));
-            decided.take(shared, repository, definition, asked, &shown, reason, exclude_disks).await?;
-        } else {
-            let stays =
-                shown.not_protected.is_some() && before.get(&place).is_some_and(|known| known.protect);
-            decided.members.push(member(&shown, stays, reason));
-        }
-    }
+    let mut decided = judging.decided;
     decided.members.sort_by(|a, b| a.vm_name.cmp(&b.vm_name).then_with(|| a.vm_key.cmp(&b.vm_key)));
     Ok(decided)
+}
+
+/// One look at all VMs.
+struct Judging<'a> {
+    shared: &'a Shared,
+    flow: &'a Flow,
+    definition: &'a FlowDefinition,
+    repository: RepositoryId,
+    /// VMs that the flow names.
+    named: Vec<Shown>,
+    decided: Decided,
+}
+
+/// How a policy is asked about one VM.
+struct Question<'a> {
+    decider: &'a Decider,
+    candidate: Candidate,
+    context: &'a PolicyContext,
+}
+
+impl<'a> Judging<'a> {
+    async fn open(shared: &'a Shared, flow: &'a Flow, definition: &'a FlowDefinition) -> Result<Self> {
+        let repository = shared.catalog.repository_by_name_or_id(&definition.repository).await?;
+        let repository = repository.ok_or_else(|| Error::not_found("repository", &definition.repository))?.id;
+        let named = named_vms(shared, definition).await?;
+        Ok(Self { shared, flow, definition, repository, named, decided: Decided::default() })
+    }
+
+    /// A flow without a policy protects the VMs that it names.
+    async fn take_named(&mut self) -> Result<()> {
+        for vm in std::mem::take(&mut self.named) {
+            let reason = "named in the flow".to_owned();
+            self.take(None, &vm, Selection { protect: true, reason, exclude_disks: Vec::new() }).await?;
+        }
+        Ok(())
+    }
+
+    /// Asks the policy about each VM that is shown.
+    async fn ask(&mut self, decider: &Decider) -> Result<()> {
+        let before: HashMap<(ConnectorId, String), FlowMember> = self
+            .shared
+            .catalog
+            .flow_members(self.flow.id)
+            .await?
+            .into_iter()
+            .map(|member| ((member.connector_id, member.vm_key.clone()), member))
+            .collect();
+        let others = protectors(self.shared, self.flow).await?;
+        let context = context(self.shared, self.definition);
+        let all = self.all_with_named().await?;
+        self.keep_unseen(&all, before.values());
+        for shown in all {
+            let place = (shown.connector_id, shown.key.clone());
+            let protected_by = others.get(&place).cloned().unwrap_or_default();
+            let candidate = inventory::candidate_of(&shown.inventory_json, &shown.connector, protected_by);
+            let question = Question { decider, candidate, context: &context };
+            self.judge(question, &shown, before.get(&place)).await?;
+        }
+        Ok(())
+    }
+
+    /// What connectors show, and the named VMs that none of them shows.
+    async fn all_with_named(&mut self) -> Result<Vec<Shown>> {
+        let mut all = all_shown(self.shared, self.definition, &mut self.decided.warnings).await?;
+        for vm in &self.named {
+            if !all.iter().any(|shown| shown.is(vm.connector_id, &vm.key)) {
+                let warning = format!("{}: no connector of the flow shows it any more", vm.name);
+                self.decided.warnings.push(warning);
+                all.push(vm.clone());
+            }
+        }
+        Ok(all)
+    }
+
+    /// Not to be seen is no decision: who protected a VM still has a say about its backups.
+    fn keep_unseen<'m>(&mut self, all: &[Shown], before: impl Iterator<Item = &'m FlowMember>) {
+        let seen: HashSet<_> = all.iter().map(|shown| (shown.connector_id, shown.key.as_str())).collect();
+        let unseen = |member: &&FlowMember| !seen.contains(&(member.connector_id, member.vm_key.as_str()));
+        for member in before.filter(|member| member.protect).filter(unseen) {
+            let reason = "no connector shows it now, so it stays as it was".to_owned();
+            self.decided.warnings.push(format!("{}: {reason}", member.vm_name));
+            self.decided.members.push(FlowMember { reason, ..member.clone() });
+        }
+    }
+
+    async fn judge(
+        &mut self,
+        question: Question<'_>,
+        shown: &Shown,
+        before: Option<&FlowMember>,
+    ) -> Result<()> {
+        let by_name = self.named.iter().any(|vm| shown.is(vm.connector_id, &vm.key));
+        let judged = judge(&question, shown, by_name, before).await;
+        if let Some(warning) = judged.warning {
+            tracing::warn!(flow = self.flow.name, vm = shown.name, "{warning}");
+            self.decided.warnings.push(format!("{}: {warning}", shown.name));
+        }
+        if judged.selection.protect {
+            return self.take(Some(&question), shown, judged.selection).await;
+        }
+        let stays = shown.not_protected.is_some() && before.is_some_and(|known| known.protect);
+        self.decided.members.push(member(shown, stays, judged.selection.reason));
+        Ok(())
+    }
+
+    /// Takes a VM in, with its plan.
+    async fn take(
+        &mut self,
+        question: Option<&Question<'_>>,
+        shown: &Shown,
+        selection: Selection,
+    ) -> Result<()> {
+        let Selection { protect: _, reason, exclude_disks } = selection;
+        let plan = match question {
+            None => self.fallback("as the flow says"),
+            Some(question) => self.plan(question, shown).await?,
+        };
+        self.decided.members.push(member(shown, true, reason.clone()));
+        self.decided.selected.push(Selected {
+            connector_id: shown.connector_id,
+            key: shown.key.clone(),
+            name: shown.name.clone(),
+            inventory_json: shown.inventory_json.clone(),
+            reason,
+            exclude_disks,
+            plan,
+        });
+        Ok(())
+    }
+
+    async fn plan(&mut self, question: &Question<'_>, shown: &Shown) -> Result<PlanDecision> {
+        let history = history(self.shared, shown, self.repository).await?;
+        let Question { decider, candidate, context } = question;
+        Ok(match decider.plan(candidate, &history, context).await {
+            Ok(plan) if plan.kind == PlanType::Incremental => {
+                // The flow may want fulls where the policy has nothing special to say.
+                PlanDecision { reason: plan.reason, ..self.fallback("") }
+            }
+            Ok(plan) => plan,
+            Err(error) => {
+                let why = format!("the policy's plan failed, so the chain decides: {}", error.chain());
+                self.decided.warnings.push(format!("{}: {why}", shown.name));
+                self.fallback(&why)
+            }
+        })
+    }
+
+    fn fallback(&self, why: &str) -> PlanDecision {
+        let kind = match self.definition.backup.requested() {
+            Ok(RequestedType::Full) => PlanType::Full,
+            _ => PlanType::Incremental,
+        };
+        PlanDecision { kind, reason: why.to_owned() }
+    }
+}
+
+impl Shown {
+    fn is(&self, connector: ConnectorId, key: &str) -> bool {
+        self.connector_id == connector && self.key == key
+    }
 }
 
 fn context(shared: &Shared, definition: &FlowDefinition) -> PolicyContext {
@@ -184,14 +296,7 @@ struct Judged {
 }
 
 /// One VM. A policy that fails changes nothing: a VM that the flow protected stays protected.
-async fn judge(
-    decider: &Decider,
-    candidate: &Candidate,
-    context: &PolicyContext,
-    shown: &Shown,
-    by_name: bool,
-    before: Option<&FlowMember>,
-) -> Judged {
+async fn judge(question: &Question<'_>, shown: &Shown, by_name: bool, before: Option<&FlowMember>) -> Judged {
     let says = |protect: bool, reason: String| Selection { protect, reason, exclude_disks: Vec::new() };
     if let Some(why) = &shown.not_protected {
         let selection = says(false, format!("it cannot be protected: {why}"));
@@ -200,6 +305,7 @@ async fn judge(
     if by_name {
         return Judged { selection: says(true, "named in the flow".to_owned()), warning: None };
     }
+    let Question { decider, candidate, context } = question;
     match decider.select(candidate, context).await {
         Ok(selection) => {
             let known =
@@ -214,60 +320,6 @@ async fn judge(
             let reason = format!("the policy failed, so it stays as it was: {}", error.chain());
             Judged { selection: says(protect, reason.clone()), warning: Some(reason) }
         }
-    }
-}
-
-impl Decided {
-    /// Takes a VM in, with its plan.
-    #[expect(clippy::too_many_arguments, reason = "one VM's whole context, used once")]
-    async fn take(
-        &mut self,
-        shared: &Shared,
-        repository: RepositoryId,
-        definition: &FlowDefinition,
-        asked: Option<(&Decider, &Candidate, &PolicyContext)>,
-        shown: &Shown,
-        reason: String,
-        exclude_disks: Vec<DiskKey>,
-    ) -> Result<()> {
-        let fallback = |why: &str| PlanDecision {
-            kind: match definition.backup.requested() {
-                Ok(RequestedType::Full) => PlanType::Full,
-                _ => PlanType::Incremental,
-            },
-            reason: why.to_owned(),
-        };
-        let plan = match asked {
-            None => fallback("as the flow says"),
-            Some((decider, candidate, context)) => {
-                let history = history(shared, shown, repository).await?;
-                match decider.plan(candidate, &history, context).await {
-                    Ok(plan) if plan.kind == PlanType::Incremental => {
-                        // The flow may want fulls where the policy has nothing special to say.
-                        let kind = fallback("").kind;
-                        PlanDecision { kind, reason: plan.reason }
-                    }
-                    Ok(plan) => plan,
-                    Err(error) => {
-                        let why =
-                            format!("the policy's plan failed, so the chain decides: {}", error.chain());
-                        self.warnings.push(format!("{}: {why}", shown.name));
-                        fallback(&why)
-                    }
-                }
-            }
-        };
-        self.members.push(member(shown, true, reason.clone()));
-        self.selected.push(Selected {
-            connector_id: shown.connector_id,
-            key: shown.key.clone(),
-            name: shown.name.clone(),
-            inventory_json: shown.inventory_json.clone(),
-            reason,
-            exclude_disks,
-            plan,
-        });
-        Ok(())
     }
 }
 
@@ -365,8 +417,7 @@ async fn protectors(shared: &Shared, own: &Flow) -> Result<BTreeMap<(ConnectorId
 
 /// The VM's newest chain in the repository.
 async fn history(shared: &Shared, shown: &Shown, repository: RepositoryId) -> Result<History> {
-    let known = shared.catalog.list_vms().await?;
-    let vm = known.iter().find(|vm| vm.connector_id == Some(shown.connector_id) && vm.key == shown.key);
+    let vm = shared.catalog.vm_of_connector(shown.connector_id, &shown.key).await?;
     let Some(vm) = vm else { return Ok(History::default()) };
     let Some(newest) = shared.catalog.latest_backup(vm.id, repository).await? else {
         return Ok(History::default());

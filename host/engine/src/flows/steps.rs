@@ -6,13 +6,14 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use tidemark_catalog::{Flow, FlowRunVm, Job, RunStatus, RunVmState};
 use tidemark_model::VerifyLevel;
-use tidemark_notify::{Address, HookSettings, HttpHook, HttpSettings, Method, RetryPolicy, Secret, Webhook};
+use tidemark_notify::{Address, RetryPolicy, Secret};
 
-use super::definition::{HookRule, NotifyRule, OnFailure, duration};
+use super::calls::{HookRule, NotifyRule, OnFailure};
 use super::run::{Run, actor};
 use super::wait;
 use crate::engine::Shared;
 use crate::error::{Error, Result};
+use crate::requests::Asked;
 use crate::retention::{self, Covers};
 use crate::store::blocking;
 
@@ -39,7 +40,7 @@ pub(super) async fn call_hooks(run: &mut Run<'_>, when: &str, hooks: &[HookRule]
             "flow": run.flow.name,
             "run_id": run.id().to_string(),
             "when": when,
-            "report": run.report,
+            "report": run.told(),
         });
         let shared = &run.job.shared;
         let answer = call_hook(shared, &run.flow, hook, context).await;
@@ -61,25 +62,12 @@ pub(super) async fn call_hooks(run: &mut Run<'_>, when: &str, hooks: &[HookRule]
 }
 
 async fn call_hook(shared: &Shared, flow: &Flow, hook: &HookRule, context: Value) -> Result<String> {
-    let mut http = HttpSettings::new(hook.url.clone());
-    http.timeout = duration("hooks", &hook.timeout)?;
-    http.secret = secret_of(shared, flow, hook.secret.as_deref())?;
-    let method = match hook.method.as_str() {
-        "GET" => Method::Get,
-        "PUT" => Method::Put,
-        _ => Method::Post,
-    };
-    let settings = HookSettings { method, ..HookSettings::new(http) };
-    let hook = HttpHook::new(settings).map_err(|e| Error::invalid(e.to_string()))?;
+    let hook = hook.open(|name| shared.flow_secret(flow, name).map(Secret::new))?;
     blocking("calling a hook", move || {
         let answer = hook.call(&context).map_err(outbound)?;
         Ok(format!("{} answered {}", hook.origin(), answer.status))
     })
     .await
-}
-
-fn secret_of(shared: &Shared, flow: &Flow, name: Option<&str>) -> Result<Option<Secret>> {
-    name.map(|name| shared.flow_secret(flow, name).map(Secret::new)).transpose()
 }
 
 fn outbound(error: tidemark_notify::Error) -> Error {
@@ -112,8 +100,9 @@ pub(super) async fn verify(run: &mut Run<'_>) -> Result<()> {
     let mut jobs = Vec::new();
     for vm in fresh(run).await? {
         let Some(id) = vm.backup_id else { continue };
-        let key = Some(format!("flow/{}/{}/verify", run.id(), vm.vm_id));
-        let job = run.job.shared.submit_verify(&actor(&run.flow), id, level, key).await?;
+        let actor = actor(&run.flow);
+        let asked = run.asked(&actor, format!("flow/{}/{}/verify", run.id(), vm.vm_id));
+        let job = run.job.shared.submit_verify(asked, id, level).await?;
         jobs.push((format!("verification of {}", vm.vm_name), job));
     }
     let count = jobs.len();
@@ -128,10 +117,10 @@ pub(super) async fn copy(run: &mut Run<'_>) -> Result<()> {
     run.job.phase("copying");
     let mut jobs = Vec::new();
     for vm in fresh(run).await? {
-        let key = Some(format!("flow/{}/{}/copy", run.id(), vm.vm_id));
-        let shared = &run.job.shared;
+        let actor = actor(&run.flow);
+        let asked = run.asked(&actor, format!("flow/{}/{}/copy", run.id(), vm.vm_id));
         let from = &run.definition.repository;
-        let queued = shared.submit_copies(&actor(&run.flow), vm.vm_id, from, &rule.repository, key).await?;
+        let queued = run.job.shared.submit_copies(asked, vm.vm_id, from, &rule.repository).await?;
         jobs.extend(queued.into_iter().map(|job| (format!("copy of {}", vm.vm_name), job)));
     }
     let count = jobs.len();
@@ -142,30 +131,28 @@ pub(super) async fn copy(run: &mut Run<'_>) -> Result<()> {
 
 /// Lets the policy decide about the backups of the run's VMs, here and in the repository of copies.
 pub(super) async fn retention(run: &mut Run<'_>) -> Result<()> {
-    if run.definition.retention.is_none() {
+    let retained = run.definition.retained();
+    let places: Vec<String> = retained.iter().map(|(place, _)| (*place).to_owned()).collect();
+    if places.is_empty() {
         return Ok(());
     }
     run.job.phase("retention");
-    let places: Vec<String> =
-        [Some(&run.definition.repository), run.definition.copy.as_ref().map(|c| &c.repository)]
-            .into_iter()
-            .flatten()
-            .cloned()
-            .collect();
     let (mut decisions, mut jobs) = (Vec::new(), Vec::new());
     for place in places {
         let shared = Arc::clone(&run.job.shared);
         let repository = shared.catalog.repository_by_name_or_id(&place).await?;
         let repository = repository.ok_or_else(|| Error::not_found("repository", &place))?;
-        let covers =
-            Covers::of(&shared, &repository).await?.with(&shared, &run.flow, &run.definition).await?;
+        let covers = Covers::of(&shared, &repository)
+            .await?
+            .with(&shared, &run.flow, &run.definition, &repository)
+            .await?;
         for vm in shared.catalog.run_vms(run.id()).await? {
             run.job.check_cancelled()?;
             let vm = shared.catalog.vm(vm.vm_id).await?;
             let cover = covers.of_vm(&vm);
             let actor = actor(&run.flow);
-            let (decided, deletion) =
-                retention::enforce(&shared, &actor, &vm, &repository, &cover, run.id()).await?;
+            let asked = run.asked(&actor, format!("retention/{}", run.id()));
+            let (decided, deletion) = retention::enforce(&shared, asked, &vm, &repository, &cover).await?;
             run.warnings.extend(decided.alerts.iter().map(|alert| format!("{}: {alert}", decided.vm_name)));
             run.fell_short |= decided.failed;
             let mut told = decided.to_json();
@@ -180,6 +167,11 @@ pub(super) async fn retention(run: &mut Run<'_>) -> Result<()> {
 }
 
 impl Run<'_> {
+    /// A job of this run; a run that goes on elsewhere finds it by its key.
+    fn asked<'a>(&self, actor: &'a str, key: String) -> Asked<'a> {
+        Asked { actor, priority: self.definition.backup.priority, idempotency_key: Some(key) }
+    }
+
     fn note_failures(&mut self, failed: &[String]) {
         self.fell_short |= !failed.is_empty();
         self.warnings.extend_from_slice(failed);
@@ -205,10 +197,7 @@ async fn tell(
     summary: &Value,
 ) -> Result<()> {
     let shared = &run.job.shared;
-    if let Some(url) = &rule.webhook {
-        let mut http = HttpSettings::new(url.clone());
-        http.secret = secret_of(shared, &run.flow, rule.secret.as_deref())?;
-        let webhook = Webhook::new(http).map_err(|e| Error::invalid(e.to_string()))?;
+    if let Some(webhook) = rule.open(|name| shared.flow_secret(&run.flow, name).map(Secret::new))? {
         // The same for each try, and for a run that goes on elsewhere: a receiver can drop repeats.
         let delivery = format!("{}-{number}", run.id());
         let (kind, body) = (format!("flow.{}", status.as_str()), summary.clone());

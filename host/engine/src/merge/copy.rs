@@ -21,7 +21,7 @@ use crate::engine::{Engine, Shared};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image_file::StoredImage;
 use crate::queue::{Failure, JobContext};
-use crate::requests::CopyPayload;
+use crate::requests::{Asked, CopyPayload};
 use crate::step::{Leftovers, ObjectRef, PluginPin, Step};
 use crate::store::ObjectStore;
 use crate::{backup, layout, manifest};
@@ -41,7 +41,8 @@ impl Engine {
         idempotency_key: Option<String>,
     ) -> Result<Vec<Job>> {
         let vm = self.vm(vm).await?;
-        self.shared.submit_copies(actor, vm.id, from, to, idempotency_key).await
+        let asked = Asked { actor, idempotency_key, ..Asked::default() };
+        self.shared.submit_copies(asked, vm.id, from, to).await
     }
 }
 
@@ -49,11 +50,10 @@ impl Shared {
     /// See [`Engine::submit_copies`].
     pub(crate) async fn submit_copies(
         &self,
-        actor: &str,
+        asked: Asked<'_>,
         vm_id: VmId,
         from: &str,
         to: &str,
-        idempotency_key: Option<String>,
     ) -> Result<Vec<Job>> {
         let [from, to] = [self.repository_named(from).await?, self.repository_named(to).await?];
         if from.id == to.id {
@@ -68,10 +68,11 @@ impl Shared {
             };
             // Neither chain changes while one is copied to the other.
             let exclusive = Some(format!("vm:{vm_id}"));
-            let key = idempotency_key.as_ref().map(|key| format!("{key}/{}", backup.id));
-            let job = self.submit(JobKind::CopyBackup, &payload, exclusive, key).await?;
+            let key = asked.idempotency_key.as_ref().map(|key| format!("{key}/{}", backup.id));
+            let each = Asked { idempotency_key: key, ..asked.clone() };
+            let job = self.submit_as(&each, JobKind::CopyBackup, &payload, exclusive).await?;
             let detail = json!({ "to": to.name, "job_id": job.id.to_string() });
-            self.audit(actor, "backup.copy", &backup.id.to_string(), detail).await;
+            self.audit(asked.actor, "backup.copy", &backup.id.to_string(), detail).await;
             jobs.push(job);
         }
         Ok(jobs)
@@ -194,7 +195,10 @@ impl<'a> Copy<'a> {
         self.job.report_with(move || progress_json("copying", &shown));
         let mut stored = Vec::new();
         for disk in planned {
-            stored.push(disk.make(self.job, &self.target, MergeLayout::Packed, &self.progress).await?);
+            stored.push(
+                disk.make(self.job, &self.target, &self.repository, MergeLayout::Packed, &self.progress)
+                    .await?,
+            );
         }
         self.publish(&mut copy, stored).await?;
         self.commit(&copy).await?;

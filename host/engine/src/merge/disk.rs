@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use tidemark_catalog::Repository;
 use tidemark_model::ByteLen;
 use tidemark_qcow2::{MergeLayout, Merger};
 
@@ -27,12 +28,14 @@ impl PlannedDisk {
         self,
         job: &JobContext,
         store: &ObjectStore,
+        repository: &Repository,
         layout: MergeLayout,
         progress: &Arc<Progress>,
     ) -> Result<StoredImage> {
         let slots = &job.shared.disk_slots;
+        slots.bound(repository.id.into(), repository.max_disks);
         let _slot = tokio::select! {
-            slot = slots.queue_for_host() => slot,
+            slot = slots.queue([repository.id.into()]) => slot,
             () = job.cancel.cancelled() => return Err(Error::cancelled()),
         };
         let what = self.image.key().to_owned();

@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 
+use tidemark_catalog::{Repository, Vm};
 use tidemark_model::{BackupId, PolicyKind, UtcMillis};
 use tidemark_policy::Script;
 
-use super::cover::rule_of;
-use super::{Cover, decide};
-use crate::engine::Engine;
+use super::cover::open;
+use super::{Cover, CoverRule, decide};
+use crate::engine::{Engine, Shared};
 use crate::error::{Error, Result};
 use crate::flows;
 use crate::policies::{Decider, PolicyRef, compiled};
@@ -51,31 +52,23 @@ impl Engine {
         let now = shared.clock.now();
         for flow in self.catalog().list_flows().await? {
             let definition = flows::definition_of(&flow)?;
-            if definition.retention.as_ref().is_none_or(|rule| rule.policy != name) {
+            let used: Vec<_> =
+                definition.retained().into_iter().filter(|(_, rule)| rule.policy == name).collect();
+            if used.is_empty() {
                 continue;
             }
             result.flows.push(flow.name.clone());
-            let Some(old) = rule_of(shared, &flow, &definition).await? else { continue };
-            let mut new = old.clone();
-            new.decider = candidate.clone();
-            let repository = self.repository(&definition.repository).await?;
             let members = self.catalog().flow_members(flow.id).await?;
-            let vms = self.catalog().list_vms().await?;
-            for vm in vms {
-                let member = members.iter().find(|member| {
-                    Some(member.connector_id) == vm.connector_id && member.vm_key == vm.key && member.protect
-                });
-                if member.is_none() {
-                    continue;
-                }
-                let alone = |rule| Cover { rules: vec![rule], ..Cover::default() };
-                let before = decide(shared, &vm, &repository, &alone(old.clone()), now).await?;
-                let after = decide(shared, &vm, &repository, &alone(new.clone()), now).await?;
-                result.backups += before.kept.len() + before.dropped.len();
-                result.alerts.extend(after.alerts.iter().map(|alert| format!("{}: {alert}", vm.name)));
-                let change = difference(&vm.name, &repository.name, &before, &after);
-                if !change.dropped.is_empty() || !change.kept.is_empty() {
-                    result.vms.push(change);
+            for (place, rule) in used {
+                let old = open(shared, &flow, &definition, rule).await?;
+                let new = CoverRule { decider: candidate.clone(), ..old.clone() };
+                let repository = self.repository(place).await?;
+                for member in members.iter().filter(|member| member.protect) {
+                    let vm = self.catalog().vm_of_connector(member.connector_id, &member.vm_key).await?;
+                    if let Some(vm) = vm {
+                        let both = (alone(&old), alone(&new));
+                        result.play(shared, &vm, &repository, &both, now).await?;
+                    }
                 }
             }
         }
@@ -98,6 +91,33 @@ impl Engine {
         let policy = PolicyRef { name: name.to_owned(), version: "candidate".to_owned(), digest };
         Ok(Decider::script(policy, script))
     }
+}
+
+impl Backtest {
+    /// One VM by both versions.
+    async fn play(
+        &mut self,
+        shared: &Shared,
+        vm: &Vm,
+        repository: &Repository,
+        (old, new): &(Cover, Cover),
+        now: UtcMillis,
+    ) -> Result<()> {
+        let before = decide(shared, vm, repository, old, now).await?;
+        let after = decide(shared, vm, repository, new, now).await?;
+        self.backups += before.kept.len() + before.dropped.len();
+        self.alerts.extend(after.alerts.iter().map(|alert| format!("{}: {alert}", vm.name)));
+        let change = difference(&vm.name, &repository.name, &before, &after);
+        if !change.dropped.is_empty() || !change.kept.is_empty() {
+            self.vms.push(change);
+        }
+        Ok(())
+    }
+}
+
+/// As if no other flow had a say.
+fn alone(rule: &CoverRule) -> Cover {
+    Cover { rules: vec![rule.clone()], ..Cover::default() }
 }
 
 fn difference(

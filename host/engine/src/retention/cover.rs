@@ -8,7 +8,7 @@ use tidemark_model::{ConnectorId, PolicyKind};
 
 use crate::engine::Shared;
 use crate::error::{Error, Result};
-use crate::flows::{self, FlowDefinition, RetentionLevel};
+use crate::flows::{self, FlowDefinition, RetentionLevel, RetentionRule};
 use crate::policies::{Decider, settings_json};
 
 /// One flow's retention, ready to be asked.
@@ -80,8 +80,8 @@ impl Covers {
                 continue;
             }
             let members = members_of(shared, &flow).await?;
-            match rule_of(shared, &flow, &definition).await? {
-                Some(rule) => rules.push((rule, members)),
+            match rule_in(shared, &definition, repository).await? {
+                Some(rule) => rules.push((open(shared, &flow, &definition, rule).await?, members)),
                 None => keepers.push((flow.name, members)),
             }
         }
@@ -94,10 +94,12 @@ impl Covers {
         shared: &Shared,
         flow: &Flow,
         definition: &FlowDefinition,
+        repository: &Repository,
     ) -> Result<Self> {
         if !flow.enabled
-            && let Some(rule) = rule_of(shared, flow, definition).await?
+            && let Some(rule) = rule_in(shared, definition, repository).await?
         {
+            let rule = open(shared, flow, definition, rule).await?;
             self.rules.push((rule, members_of(shared, flow).await?));
         }
         Ok(self)
@@ -119,24 +121,42 @@ impl Covers {
 async fn stores_in(shared: &Shared, definition: &FlowDefinition, repository: &Repository) -> Result<bool> {
     let copies = definition.copy.as_ref().map(|copy| &copy.repository);
     for place in [Some(&definition.repository), copies].into_iter().flatten() {
-        let found = shared.catalog.repository_by_name_or_id(place).await?;
-        if found.ok_or_else(|| Error::not_found("repository", place))?.id == repository.id {
+        if is_named(shared, repository, place).await? {
             return Ok(true);
         }
     }
     Ok(false)
 }
 
-/// A flow's retention; none where it keeps everything.
-pub(crate) async fn rule_of(
+/// By which rule a flow lets backups in a repository go; none where it lets none go there.
+async fn rule_in<'a>(
+    shared: &Shared,
+    definition: &'a FlowDefinition,
+    repository: &Repository,
+) -> Result<Option<&'a RetentionRule>> {
+    for (place, rule) in definition.retained() {
+        if is_named(shared, repository, place).await? {
+            return Ok(Some(rule));
+        }
+    }
+    Ok(None)
+}
+
+async fn is_named(shared: &Shared, repository: &Repository, name_or_id: &str) -> Result<bool> {
+    let found = shared.catalog.repository_by_name_or_id(name_or_id).await?;
+    Ok(found.ok_or_else(|| Error::not_found("repository", name_or_id))?.id == repository.id)
+}
+
+/// A flow's rule, ready to be asked.
+pub(crate) async fn open(
     shared: &Shared,
     flow: &Flow,
     definition: &FlowDefinition,
-) -> Result<Option<CoverRule>> {
-    let Some(rule) = &definition.retention else { return Ok(None) };
+    rule: &RetentionRule,
+) -> Result<CoverRule> {
     let decider = shared.decider(PolicyKind::Retention, &rule.policy).await;
     let decider = decider.map_err(|error: Error| error.context(format!("flow '{}'", flow.name)))?;
-    Ok(Some(CoverRule {
+    Ok(CoverRule {
         flow: flow.name.clone(),
         decider,
         settings_json: settings_json(&rule.settings),
@@ -145,5 +165,5 @@ pub(crate) async fn rule_of(
         grace_ms: rule.grace_ms()?,
         min_keep: rule.min_keep,
         max_delete_percent: rule.max_delete_percent,
-    }))
+    })
 }

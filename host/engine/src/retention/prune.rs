@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use futures_util::{StreamExt as _, stream};
 use serde_json::{Value, json};
 use tidemark_catalog::{Job, Repository};
 use tidemark_model::{JobKind, RepositoryId, VmId};
@@ -12,10 +13,12 @@ use super::{VmRetention, decide, enforce};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::queue::JobContext;
-use crate::requests::PrunePayload;
+use crate::requests::{Asked, PrunePayload};
 
 /// VMs looked up at a time.
 const PAGE: u32 = 200;
+/// VMs decided about at a time: one is read from the catalog while a policy is asked about another.
+const AT_ONCE: usize = 4;
 /// Alerts in the result.
 const TOLD: usize = 500;
 /// Backups told one by one in the result, about: the sums are of all, and a million would not fit.
@@ -117,9 +120,20 @@ pub(crate) async fn run(job: &Arc<JobContext>) -> Result<Value> {
     loop {
         let page = shared.catalog.vms_in_repository(id, after, PAGE).await?;
         let Some(last) = page.last().copied() else { break };
-        for vm_id in page {
-            job.check_cancelled()?;
-            one(job, &repository, &covers, &actor, vm_id, dry_run, &mut tally).await?;
+        let looks = stream::iter(page).map(|vm_id| one(job, &repository, &covers, &actor, vm_id, dry_run));
+        let mut looks = looks.buffered(AT_ONCE);
+        let mut failed = None;
+        // Those that are under way are never broken off in the middle of what they carry out.
+        while let Some(looked) = looks.next().await {
+            match looked {
+                Ok((decided, deletion)) => tally.add(&decided, deletion.as_ref()),
+                Err(error) => {
+                    failed.get_or_insert(error);
+                }
+            }
+        }
+        if let Some(error) = failed {
+            return Err(error);
         }
         after = Some(last);
     }
@@ -133,8 +147,8 @@ async fn one(
     actor: &str,
     vm_id: VmId,
     dry_run: bool,
-    tally: &mut Tally,
-) -> Result<()> {
+) -> Result<(VmRetention, Option<Job>)> {
+    job.check_cancelled()?;
     let shared = &job.shared;
     let vm = shared.catalog.vm(vm_id).await?;
     let cover = covers.of_vm(&vm);
@@ -144,10 +158,9 @@ async fn one(
     }
     if dry_run || cover.rules.is_empty() {
         let decided = decide(shared, &vm, repository, &cover, shared.clock.now()).await?;
-        tally.add(&decided, None);
-        return Ok(());
+        return Ok((decided, None));
     }
-    let (decided, deletion) = enforce(shared, actor, &vm, repository, &cover, job.job.id).await?;
-    tally.add(&decided, deletion.as_ref());
-    Ok(())
+    let key = Some(format!("retention/{}", job.job.id));
+    let asked = Asked { actor, idempotency_key: key, ..Asked::default() };
+    enforce(shared, asked, &vm, repository, &cover).await
 }

@@ -29,10 +29,10 @@ pub(crate) struct ConnectionValues {
     pub(crate) secrets: Vec<(String, PathBuf)>,
 }
 
-/// How much of a connector's work runs at once.
+/// How many disks are moved at once.
 #[derive(Debug, Args)]
 pub(crate) struct MaxDisks {
-    /// Move at most so many disks from it at the same time; 0 for no bound
+    /// Move at most so many of its disks at the same time; 0 for no bound
     #[arg(long, value_name = "N")]
     pub(crate) max_disks: Option<u32>,
 }
@@ -43,6 +43,15 @@ pub(crate) struct Bandwidth {
     /// Write at most so much in a second, for example 100MiB (K, M, G with or without iB); 0 for no bound
     #[arg(long, value_name = "SIZE", value_parser = parse_rate)]
     pub(crate) bandwidth: Option<u64>,
+}
+
+/// How much a repository takes.
+#[derive(Debug, Args)]
+pub(crate) struct RepositoryBounds {
+    #[command(flatten)]
+    pub(crate) disks: MaxDisks,
+    #[command(flatten)]
+    pub(crate) rate: Bandwidth,
 }
 
 #[derive(Debug, Subcommand)]
@@ -89,16 +98,16 @@ pub(crate) enum RepositoryVerb {
         #[command(flatten)]
         connection: ConnectionArgs,
         #[command(flatten)]
-        bound: Bandwidth,
+        bounds: RepositoryBounds,
     },
-    /// Change settings, secrets or the bandwidth; the rest stays, and no object is moved
+    /// Change settings, secrets or the bounds; the rest stays, and no object is moved
     Update {
         /// Name or id
         name: String,
         #[command(flatten)]
         values: ConnectionValues,
         #[command(flatten)]
-        bound: Bandwidth,
+        bounds: RepositoryBounds,
     },
     /// The repositories
     List,

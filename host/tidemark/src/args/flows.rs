@@ -203,6 +203,11 @@ pub(crate) enum FlowVerb {
         #[arg(long, value_name = "ID")]
         run: Option<String>,
     },
+    /// The times for which a flow fired, and which of them were passed over
+    Firings {
+        /// Name or id
+        name: String,
+    },
     /// What a flow would do now
     Preview {
         /// Name or id

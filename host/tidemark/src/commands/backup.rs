@@ -1,10 +1,12 @@
 //! `tidemark backup`
 
+use std::collections::HashMap;
+
 use anyhow::Result;
 use serde_json::Value;
 use tidemark_api::wire::{
-    BackupChain, BackupDetail, BackupList, BackupSummary, DeleteBackups, JobEntry, RequestedBackupType,
-    StartBackup, StartedBackup, StartedDeletion, VerifyBackup, VerifyDepth,
+    BackupChain, BackupDetail, BackupList, BackupSummary, DeleteBackups, JobEntry, RepositoryList,
+    RequestedBackupType, StartBackup, StartedBackup, StartedDeletion, VerifyBackup, VerifyDepth,
 };
 
 use super::{finish, finish_telling};
@@ -47,7 +49,8 @@ pub(crate) fn run(verb: BackupVerb, client: &Client, output: &Output) -> Result<
         BackupVerb::List { vm } => {
             let filter = vm.map(|vm| format!("?vm_name={}", escape(&vm))).unwrap_or_default();
             let list = client.list(&format!("/api/v1/backups{filter}"), "backups")?;
-            output.document(list, |list: BackupList| table(list.backups))?;
+            let places = places(client, output)?;
+            output.document(list, |list: BackupList| table(list.backups, &places))?;
         }
         BackupVerb::Show { id } => {
             let shown = client.get(&format!("/api/v1/backups/{}", escape(&id)))?;
@@ -55,7 +58,8 @@ pub(crate) fn run(verb: BackupVerb, client: &Client, output: &Output) -> Result<
         }
         BackupVerb::Chain { vm } => {
             let chain = client.get(&format!("/api/v1/backups/chain/{}", escape(&vm)))?;
-            output.document(chain, |chain: BackupChain| table(chain.backups))?;
+            let places = places(client, output)?;
+            output.document(chain, |chain: BackupChain| table(chain.backups, &places))?;
         }
         BackupVerb::Verify { id, level, wait } => {
             let path = format!("/api/v1/backups/{}/actions/verify", escape(&id));
@@ -154,14 +158,35 @@ fn pin(client: &Client, output: &Output, id: &str, verb: &str) -> Result<()> {
     })
 }
 
-fn table(backups: Vec<BackupSummary>) -> String {
+/// The repositories' names by id, where people read them.
+fn places(client: &Client, output: &Output) -> Result<HashMap<String, String>> {
+    if output.is_json() {
+        return Ok(HashMap::new());
+    }
+    let list: RepositoryList = serde_json::from_value(client.list("/api/v1/repositories", "repositories")?)?;
+    Ok(list.repositories.into_iter().map(|repository| (repository.id, repository.name)).collect())
+}
+
+fn table(backups: Vec<BackupSummary>, places: &HashMap<String, String>) -> String {
     let mut table = Table::new(&[
-        "BACKUP", "VM", "TYPE", "STATUS", "SNAPSHOT", "DISKS", "READ", "STORED", "PINNED", "REASON",
+        "BACKUP",
+        "VM",
+        "REPOSITORY",
+        "TYPE",
+        "STATUS",
+        "SNAPSHOT",
+        "DISKS",
+        "READ",
+        "STORED",
+        "PINNED",
+        "REASON",
     ]);
     for backup in backups {
+        let place = backup.repository_id.map(|id| places.get(&id).cloned().unwrap_or(id));
         table.row([
             backup.backup_id,
             backup.vm_name,
+            or_dash(place),
             backup.backup_type,
             backup.status,
             moment(&backup.created_at),

@@ -12,7 +12,7 @@ use crate::args::{ConnectionArgs, ConnectionValues};
 use crate::client::{Client, Refused, escape};
 use crate::output::{Table, fields, moment, or_dash, size};
 
-/// What bounds a connection; only one of them fits its sort.
+/// What bounds a connection; a bandwidth fits a repository only.
 #[derive(Default)]
 pub(super) struct Bounds {
     pub(super) max_disks: Option<u32>,
@@ -131,7 +131,9 @@ pub(super) fn show(entry: ConnectionEntry) -> String {
 
 fn bound(entry: &ConnectionEntry) -> String {
     let disks = entry.max_disks.map(|disks| format!("{disks} disks"));
-    or_dash(disks.or(entry.bandwidth_bytes_per_second.map(|rate| format!("{}/s", size(rate)))))
+    let rate = entry.bandwidth_bytes_per_second.map(|rate| format!("{}/s", size(rate)));
+    let bounds: Vec<String> = disks.into_iter().chain(rate).collect();
+    or_dash((!bounds.is_empty()).then(|| bounds.join(", ")))
 }
 
 fn settings_line(settings: &Value) -> String {

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use serde_json::{Map, Value};
 use tidemark_api::wire::{
-    ExecutionEntry, ExecutionList, FlowEntry, FlowList, FlowPreview, FlowStanding, JobEntry,
+    ExecutionEntry, ExecutionList, FiringList, FlowEntry, FlowList, FlowPreview, FlowStanding, JobEntry,
     StartedExecution, WriteFlow,
 };
 
@@ -71,6 +71,10 @@ pub(crate) fn run(verb: FlowVerb, client: &Client, output: &Output) -> Result<En
         FlowVerb::Runs { name, run: None } => {
             let list = client.list(&place(&name, "/executions"), "executions")?;
             output.document(list, |list: ExecutionList| runs(&list))?;
+        }
+        FlowVerb::Firings { name } => {
+            let list = client.list(&place(&name, "/firings"), "firings")?;
+            output.document(list, |list: FiringList| firings(&list))?;
         }
         FlowVerb::Preview { name } => {
             output.document(client.get(&place(&name, "/preview"))?, |preview: FlowPreview| {
@@ -176,6 +180,21 @@ fn runs(list: &ExecutionList) -> String {
         ]);
     }
     table.render("the flow has not run yet")
+}
+
+fn firings(list: &FiringList) -> String {
+    let mut table = Table::new(&["FOR", "FIRED", "HOST", "MISSED", "RUN", "PASSED OVER"]);
+    for firing in &list.firings {
+        table.row([
+            moment(&firing.fire_at),
+            moment(&firing.fired_at),
+            firing.fired_by.clone(),
+            firing.missed.to_string(),
+            or_dash(firing.execution_id.clone()),
+            or_dash(firing.skipped.clone()),
+        ]);
+    }
+    table.render("the flow has not fired yet")
 }
 
 fn one_run(run: &ExecutionEntry) -> String {

@@ -32,9 +32,10 @@ pub(crate) fn run(verb: PruneVerb, client: &Client, output: &Output) -> Result<E
 }
 
 fn marks(list: &MarkList) -> String {
-    let mut table = Table::new(&["BACKUP", "POLICY", "MARKED", "GOES AFTER", "APPROVED", "BY"]);
+    let mut table = Table::new(&["VM", "BACKUP", "POLICY", "MARKED", "GOES AFTER", "APPROVED", "BY"]);
     for mark in &list.marks {
         table.row([
+            mark.vm_name.clone(),
             mark.backup_id.clone(),
             mark.policy.clone(),
             moment(&mark.marked_at),

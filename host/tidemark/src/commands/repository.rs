@@ -8,20 +8,18 @@ use tidemark_api::wire::{
 
 use super::connection::{self, Bounds};
 use super::finish;
-use crate::args::{Bandwidth, RepositoryVerb};
+use crate::args::{Bandwidth, MaxDisks, RepositoryBounds, RepositoryVerb};
 use crate::client::{Client, escape};
 use crate::output::{Ended, Output, Table, fields, or_dash, size, yes_no};
 
 pub(crate) fn run(verb: RepositoryVerb, client: &Client, output: &Output) -> Result<Ended> {
     match verb {
-        RepositoryVerb::Add { connection: args, bound: Bandwidth { bandwidth } } => {
-            let bounds = Bounds { bandwidth, ..Bounds::default() };
-            let added = connection::add(client, "repositories", args, bounds)?;
+        RepositoryVerb::Add { connection: args, bounds } => {
+            let added = connection::add(client, "repositories", args, bounds_of(bounds))?;
             output.document(added, |entry: ConnectionEntry| format!("repository '{}' added", entry.name))?;
         }
-        RepositoryVerb::Update { name, values, bound: Bandwidth { bandwidth } } => {
-            let bounds = Bounds { bandwidth, ..Bounds::default() };
-            let updated = connection::update(client, "repositories", &name, values, bounds)?;
+        RepositoryVerb::Update { name, values, bounds } => {
+            let updated = connection::update(client, "repositories", &name, values, bounds_of(bounds))?;
             output
                 .document(updated, |entry: ConnectionEntry| format!("repository '{}' changed", entry.name))?;
         }
@@ -52,6 +50,11 @@ pub(crate) fn run(verb: RepositoryVerb, client: &Client, output: &Output) -> Res
         }
     }
     Ok(Ended::Done)
+}
+
+fn bounds_of(bounds: RepositoryBounds) -> Bounds {
+    let RepositoryBounds { disks: MaxDisks { max_disks }, rate: Bandwidth { bandwidth } } = bounds;
+    Bounds { max_disks, bandwidth }
 }
 
 fn space(space: &SpaceEntry) -> String {
