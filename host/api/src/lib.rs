@@ -28,7 +28,7 @@ pub mod wire;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::middleware::from_fn_with_state;
 use tidemark_engine::Engine;
 use tokio::sync::watch;
@@ -48,6 +48,8 @@ pub(crate) fn router(engine: Engine, stopping: watch::Receiver<bool>, timeouts: 
     router
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
+        // The guard bounds bodies, a plugin's more widely; axum's own bound would cut that to 2 MiB.
+        .layer(DefaultBodyLimit::disable())
         .layer(from_fn_with_state(state.clone(), guard::guard))
         .layer(from_fn_with_state(state.clone(), auth::authenticate))
         .layer(from_fn_with_state(state.clone(), metrics::count))

@@ -7,7 +7,7 @@ use std::error::Error as StdError;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde_json::{Value, json};
 use tidemark_engine::ErrorKind;
 
 /// The media type of every error answer.
@@ -23,6 +23,8 @@ pub(crate) struct Problem {
     field: Option<String>,
     /// How many bytes there are, where a range of others was asked for.
     whole: Option<u64>,
+    /// What a program wants to know beside the words: members of the document.
+    more: Option<Box<Value>>,
 }
 
 /// What every handler returns.
@@ -30,7 +32,7 @@ pub(crate) type Answer<T> = Result<T, Problem>;
 
 impl Problem {
     fn new(status: StatusCode, kind: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, kind, title, detail: detail.into(), field: None, whole: None }
+        Self { status, kind, title, detail: detail.into(), field: None, whole: None, more: None }
     }
 
     /// The request cannot be understood; `field` names the value at fault, where there is one.
@@ -137,7 +139,8 @@ impl From<tidemark_engine::Error> for Problem {
         }
         let (status, title) = status_of(kind);
         let field = error.field().map(str::to_owned);
-        Self { field, ..Self::new(status, kind.as_str(), title, error.chain()) }
+        let more = error.detail().cloned().map(Box::new);
+        Self { field, more, ..Self::new(status, kind.as_str(), title, error.chain()) }
     }
 }
 
@@ -149,7 +152,7 @@ impl From<tidemark_catalog::Error> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let Self { status, kind, title, detail, field, whole } = self;
+        let Self { status, kind, title, detail, field, whole, more } = self;
         let mut document = json!({
             "type": format!("urn:tidemark:problem:{kind}"),
             "title": title,
@@ -159,6 +162,13 @@ impl IntoResponse for Problem {
         });
         if let Some(field) = field {
             document["field"] = json!(field);
+        }
+        if let (Some(Value::Object(more)), Some(members)) = (more.map(|more| *more), document.as_object_mut())
+        {
+            // Never in place of what every problem has.
+            more.into_iter().for_each(|(name, value)| {
+                members.entry(name).or_insert(value);
+            });
         }
         let mut response = (status, document.to_string()).into_response();
         let headers = response.headers_mut();

@@ -21,11 +21,13 @@ use sqlx::{AssertSqlSafe, Postgres, SqlSafeStr as _, SqlStr, Sqlite};
 use crate::error::{Error, ErrorKind, Result};
 use crate::statement::{Row, Statement, Value};
 
-const MIGRATIONS: [(i64, &str, &str); 4] = [
+const MIGRATIONS: [(i64, &str, &str); 6] = [
     (1, "catalog", include_str!("../../../migrations/0001_catalog.sql")),
     (2, "chains", include_str!("../../../migrations/0002_chains.sql")),
     (3, "verification", include_str!("../../../migrations/0003_verification.sql")),
     (4, "policies and flows", include_str!("../../../migrations/0004_policies_and_flows.sql")),
+    (5, "repository disks", include_str!("../../../migrations/0005_repository_disks.sql")),
+    (6, "plugin platform", include_str!("../../../migrations/0006_plugin_platform.sql")),
 ];
 
 /// How long a writer waits for another process's lock, and a task for a connection.
@@ -304,6 +306,7 @@ fn bound_sqlite(
     values.into_iter().fold(sqlx::query(sql), |query, value| match value {
         Value::Text(text) => query.bind(text),
         Value::Integer(number) => query.bind(number),
+        Value::Bytes(bytes) => query.bind(bytes),
     })
 }
 
@@ -314,6 +317,7 @@ fn bound_postgres(
     values.into_iter().fold(sqlx::query(sql), |query, value| match value {
         Value::Text(text) => query.bind(text),
         Value::Integer(number) => query.bind(number),
+        Value::Bytes(bytes) => query.bind(bytes),
     })
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   installed ──activate──▶ active ──activate another──▶ installed
-//!       └────────quarantine──────┴──▶ quarantined ──release──▶ installed
+//!       └────two strikes─────────┴──▶ quarantined ──release──▶ installed
 //! ```
 //!
 //! Each activation is written down, so that a rollback knows what was active before.
@@ -15,12 +15,15 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::records::{Grant, PluginVersion};
 use crate::statement::{Row, Statement};
 
+/// Sessions in a row in which a version may misbehave before it is not used any more.
+pub(crate) const STRIKES: u32 = 2;
+
 impl Catalog {
-    /// Adds a version, neither active nor quarantined whatever the record says.
+    /// Adds a version with its component, neither active nor quarantined whatever the record says.
     ///
     /// # Errors
     /// `Conflict` when this version is installed already; `Invalid` for an unknown kind of plugin.
-    pub async fn add_plugin_version(&self, plugin: &PluginVersion) -> Result<()> {
+    pub async fn add_plugin_version(&self, plugin: &PluginVersion, component: &[u8]) -> Result<()> {
         let PluginVersion {
             name,
             version,
@@ -30,17 +33,34 @@ impl Catalog {
             installed_at,
             active: _,
             quarantine: _,
+            signed_by,
+            strikes: _,
         } = plugin;
+        let mut transaction = self.database.begin().await?;
         let statement = Statement::new(
-            "INSERT INTO plugin_versions (name, version, kind, digest, manifest_json, installed_at, active)
-             VALUES ($1, $2, $3, $4, $5, $6, 0)",
+            "INSERT INTO plugin_versions (name, version, kind, digest, manifest_json, installed_at, active, signed_by)
+             VALUES ($1, $2, $3, $4, $5, $6, 0, $7)",
         );
         let statement = statement.bind(name).bind(version).bind(kind).bind(digest).bind(manifest_json);
-        let added = self.database.write(statement.bind(*installed_at)).await;
+        let added = transaction.execute(statement.bind(*installed_at).bind(signed_by.as_deref())).await;
         added.map_err(|error| {
             error.meaning(ErrorKind::Conflict, format!("plugin {name} {version} is installed already"))
         })?;
-        Ok(())
+        // The same bytes may be there under another name or version.
+        let store = Statement::new(
+            "INSERT INTO plugin_components (digest, bytes) VALUES ($1, $2) ON CONFLICT (digest) DO NOTHING",
+        );
+        transaction.execute(store.bind(digest).bind(component)).await?;
+        transaction.commit().await
+    }
+
+    /// The component with this digest.
+    ///
+    /// # Errors
+    /// Only those of the database.
+    pub async fn plugin_component(&self, digest: &str) -> Result<Option<Vec<u8>>> {
+        let query = Statement::new("SELECT bytes FROM plugin_components WHERE digest = $1").bind(digest);
+        self.database.fetch_optional(query).await?.map(|row| row.bytes("bytes")).transpose()
     }
 
     /// Makes this the version that new jobs use, in place of the one before.
@@ -106,18 +126,53 @@ impl Catalog {
         self.database.fetch_all(query).await?.iter().map(plugin_of).collect()
     }
 
-    /// Takes a version out of use, with the reason; it is not active any more.
+    /// Notes a session in which a version misbehaved, in a job where there was one: several in one job count once. The
+    /// [`STRIKES`]th in a row takes it out of use, with the reason; it is not active any more. Answers with the version as
+    /// it is then.
     ///
     /// # Errors
     /// `NotFound`.
-    pub async fn quarantine_plugin(&self, name: &str, version: &str, reason: &str) -> Result<()> {
-        let statement = Statement::new(
-            "UPDATE plugin_versions SET quarantine = $1, active = 0 WHERE name = $2 AND version = $3",
+    pub async fn strike_plugin(
+        &self,
+        name: &str,
+        version: &str,
+        job: Option<&str>,
+        reason: &str,
+    ) -> Result<PluginVersion> {
+        let mut transaction = self.database.begin().await?;
+        let plugin = lock(&mut transaction, name, version).await?;
+        let strike = Statement::new(
+            "UPDATE plugin_versions SET strikes = strikes + 1, struck_in = $1
+             WHERE name = $2 AND version = $3 AND (struck_in IS NULL OR $1 IS NULL OR struck_in <> $1)",
         );
-        match self.database.write(statement.bind(reason).bind(name).bind(version)).await? {
-            0 => Err(not_installed(name, version)),
-            _ => Ok(()),
+        let counted = transaction.execute(strike.bind(job).bind(name).bind(version)).await?;
+        let strikes = u64::from(plugin.strikes).saturating_add(counted);
+        if strikes >= u64::from(STRIKES) && plugin.quarantine.is_none() {
+            let out = Statement::new(
+                "UPDATE plugin_versions SET quarantine = $1, active = 0 WHERE name = $2 AND version = $3",
+            );
+            transaction.execute(out.bind(reason).bind(name).bind(version)).await?;
         }
+        let plugin = lock(&mut transaction, name, version).await?;
+        transaction.commit().await?;
+        Ok(plugin)
+    }
+
+    /// Notes a job in which a session went well: strikes count in a row only. Not where it misbehaved in the same job,
+    /// whose clearing up says nothing of it.
+    ///
+    /// # Errors
+    /// Only those of the database.
+    pub async fn absolve_plugin(&self, name: &str, version: &str, job: &str) -> Result<()> {
+        const STRUCK: &str =
+            "name = $1 AND version = $2 AND strikes > 0 AND (struck_in IS NULL OR struck_in <> $3)";
+        // Nearly always there is none, and reading needs no lock.
+        let query = Statement::new(format!("SELECT strikes FROM plugin_versions WHERE {STRUCK}"));
+        if self.database.fetch_optional(query.bind(name).bind(version).bind(job)).await?.is_some() {
+            let clear = format!("UPDATE plugin_versions SET strikes = 0, struck_in = NULL WHERE {STRUCK}");
+            self.database.write(Statement::new(clear).bind(name).bind(version).bind(job)).await?;
+        }
+        Ok(())
     }
 
     /// Lifts the quarantine; the version may be activated again.
@@ -125,8 +180,10 @@ impl Catalog {
     /// # Errors
     /// `NotFound`.
     pub async fn release_plugin(&self, name: &str, version: &str) -> Result<()> {
-        let statement =
-            Statement::new("UPDATE plugin_versions SET quarantine = NULL WHERE name = $1 AND version = $2");
+        let statement = Statement::new(
+            "UPDATE plugin_versions SET quarantine = NULL, strikes = 0, struck_in = NULL
+             WHERE name = $1 AND version = $2",
+        );
         match self.database.write(statement.bind(name).bind(version)).await? {
             0 => Err(not_installed(name, version)),
             _ => Ok(()),
@@ -155,6 +212,11 @@ impl Catalog {
         }
         let remove = Statement::new("DELETE FROM plugin_versions WHERE name = $1 AND version = $2");
         transaction.execute(remove.bind(name).bind(version)).await?;
+        let component = Statement::new(
+            "DELETE FROM plugin_components WHERE digest = $1
+             AND NOT EXISTS (SELECT 1 FROM plugin_versions WHERE plugin_versions.digest = $1)",
+        );
+        transaction.execute(component.bind(&plugin.digest)).await?;
         let grants = Statement::new(
             "DELETE FROM grants WHERE plugin = $1
              AND NOT EXISTS (SELECT 1 FROM plugin_versions WHERE plugin_versions.name = $1)",
@@ -256,6 +318,8 @@ fn plugin_of(row: &Row) -> Result<PluginVersion> {
         installed_at: row.time("installed_at")?,
         active: row.flag("active")?,
         quarantine: row.opt_text("quarantine")?,
+        signed_by: row.opt_text("signed_by")?,
+        strikes: row.unsigned("strikes")?,
     })
 }
 

@@ -41,6 +41,8 @@ pub struct Repository {
     pub settings_json: String,
     /// Sealed secrets, a JSON object of name → sealed text.
     pub secrets_json: String,
+    /// Disks that a host writes to it at the same time; none for no bound of its own.
+    pub max_disks: Option<u32>,
     /// Bytes that a host writes to it in a second; none for no bound.
     pub bandwidth: Option<ByteLen>,
     /// When it was added.
@@ -342,7 +344,7 @@ pub struct PluginVersion {
     pub version: String,
     /// `connector`, `storage-target`, `guest-filesystem` or `policy`.
     pub kind: String,
-    /// SHA-256 of the component, in hexadecimal: also its file's name in the data folder.
+    /// SHA-256 of the component, in hexadecimal: under it the catalog has the component itself.
     pub digest: String,
     /// The manifest, a JSON object.
     pub manifest_json: String,
@@ -352,6 +354,10 @@ pub struct PluginVersion {
     pub active: bool,
     /// Why it is not used any more, where it misbehaved.
     pub quarantine: Option<String>,
+    /// The key that signed it; none where nobody did.
+    pub signed_by: Option<String>,
+    /// Sessions in a row in which it misbehaved.
+    pub strikes: u32,
 }
 
 /// A right that the administrator gave a plugin.

@@ -1,7 +1,7 @@
 //! A query as text and values, and a row as an answer, neither of which knows the engine. Every query of the crate
 //! is written once in these terms; `database.rs` hands it to the driver in use.
 //!
-//! Only two column types exist (TEXT and BIGINT), so only two kinds of value do.
+//! Three column types exist (TEXT, BIGINT and, for components, BYTEA), so three kinds of value do.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -22,6 +22,7 @@ use crate::error::{Error, ErrorKind, Result};
 pub(crate) enum Value {
     Text(Option<String>),
     Integer(Option<i64>),
+    Bytes(Vec<u8>),
 }
 
 /// SQL with `$1`, `$2`, … and what they stand for.
@@ -74,6 +75,12 @@ impl Statement {
             separator = ',';
         }
         self.then(")")
+    }
+}
+
+impl From<&[u8]> for Value {
+    fn from(value: &[u8]) -> Self {
+        Self::Bytes(value.to_vec())
     }
 }
 
@@ -174,6 +181,15 @@ impl Row {
             Self::Postgres(row) => row.try_get(column),
         }
         .map_err(|source| unreadable(column, source))
+    }
+
+    pub(crate) fn bytes(&self, column: &'static str) -> Result<Vec<u8>> {
+        let bytes: Option<Vec<u8>> = match self {
+            Self::Sqlite(row) => row.try_get(column),
+            Self::Postgres(row) => row.try_get(column),
+        }
+        .map_err(|source| unreadable(column, source))?;
+        bytes.ok_or_else(|| missing(column))
     }
 
     pub(crate) fn text(&self, column: &'static str) -> Result<String> {

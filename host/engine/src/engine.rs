@@ -14,7 +14,7 @@ use tidemark_catalog::{AuditEntry, Catalog, Job, JobFilter, NewJob, PageRequest,
 use tidemark_model::{JobId, JobKind, JobState, UtcMillis};
 use tidemark_notify::{MailSettings, Mailer};
 use tidemark_qcow2::Compression;
-use tokio::sync::{Notify, Semaphore, broadcast, mpsc};
+use tokio::sync::{Semaphore, broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -22,8 +22,9 @@ use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result, is_bad_medium};
 use crate::export::MAX_EXPORTS;
 use crate::mover::MoveTuning;
-use crate::plugins::PluginHost;
-use crate::requests::Event;
+use crate::plugins::{PluginHost, PluginOptions};
+use crate::queue::Wake;
+use crate::requests::{Asked, Event};
 use crate::secrets::SecretBox;
 use crate::slots::DiskSlots;
 use crate::source::SourceOptions;
@@ -35,8 +36,9 @@ use crate::{connections, flows, queue, recovery, tokens};
 const EVENTS: usize = 1024;
 /// How many audit lines may wait to be written.
 const AUDIT_QUEUE: usize = 4096;
-/// Jobs at a time that only wait for others, such as runs of flows.
-const WAITING_WORKERS: usize = 16;
+/// Jobs at a time that only wait for others, such as runs of flows: they cost little while they wait, for hours where
+/// a window is closed.
+const WAITING_JOBS: usize = 512;
 /// How long the running jobs may take to clean up when the host stops.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 
@@ -47,8 +49,8 @@ pub struct EngineOptions {
     pub data_dir: PathBuf,
     /// The catalog; the embedded one below the data folder where none is given.
     pub database_url: Option<String>,
-    /// First-party plugins to install at the start (`*.wasm`).
-    pub plugins_dir: Option<PathBuf>,
+    /// First-party plugins, and whom to believe of others.
+    pub plugins: PluginOptions,
     /// This host's name among those that share a catalog; made and kept in the data folder where none is given.
     pub owner: Option<String>,
     /// How much at once.
@@ -155,7 +157,7 @@ pub(crate) struct Shared {
     pub(crate) throttles: Throttles,
     pub(crate) export_slots: Arc<Semaphore>,
     pub(crate) shutdown: CancellationToken,
-    pub(crate) wake: Notify,
+    pub(crate) wake: Wake,
     abort_at_step: Option<String>,
     running: Mutex<HashMap<JobId, Running>>,
     events: broadcast::Sender<Event>,
@@ -168,7 +170,7 @@ impl Engine {
     /// # Errors
     /// Where the data folder, the catalog or the key cannot be used; recovery itself never stops the start.
     pub async fn start(options: EngineOptions) -> Result<Self> {
-        let EngineOptions { data_dir, database_url, plugins_dir, owner, limits, mail, clock, abort_at_step } =
+        let EngineOptions { data_dir, database_url, plugins, owner, limits, mail, clock, abort_at_step } =
             options;
         std::fs::create_dir_all(&data_dir)
             .map_err(|e| Error::io(format!("creating {}", data_dir.display()), e))?;
@@ -178,9 +180,10 @@ impl Engine {
         };
         let catalog = Catalog::open(&url).await?;
         let (audit, audit_lines) = mpsc::channel(AUDIT_QUEUE);
+        let first_party = plugins.dir.clone();
         let shared = Arc::new(Shared {
             secrets: SecretBox::open(&data_dir)?,
-            plugins: PluginHost::open(&data_dir, catalog.clone(), audit)?,
+            plugins: PluginHost::open(&data_dir, catalog.clone(), plugins, audit)?,
             installation: kept_name(&data_dir, "installation", 8)?,
             owner: match owner {
                 Some(owner) => owner,
@@ -199,13 +202,13 @@ impl Engine {
             clock,
             abort_at_step,
             shutdown: CancellationToken::new(),
-            wake: Notify::new(),
+            wake: Wake::default(),
             running: Mutex::default(),
             events: broadcast::channel(EVENTS).0,
             tasks: TaskTracker::new(),
         });
         tokens::ensure_admin(&shared.catalog, &data_dir).await?;
-        if let Some(dir) = plugins_dir {
+        if let Some(dir) = first_party {
             shared.plugins.install_first_party(&dir).await?;
         }
         shared.tasks.spawn(write_audit(shared.catalog.clone(), audit_lines, shared.shutdown.clone()));
@@ -217,11 +220,9 @@ impl Engine {
         shared.tasks.spawn(recovery::watch(Arc::clone(&shared)));
         shared.tasks.spawn(connections::watch_bounds(Arc::clone(&shared)));
         shared.tasks.spawn(flows::watch(Arc::clone(&shared)));
-        for _ in 0..shared.limits.jobs.max(1) {
-            shared.tasks.spawn(queue::work(Arc::clone(&shared), WorkKind::Work));
-        }
-        for _ in 0..WAITING_WORKERS {
-            shared.tasks.spawn(queue::work(Arc::clone(&shared), WorkKind::Waiting));
+        let jobs = shared.limits.jobs.max(1);
+        for (kind, at_once) in [(WorkKind::Work, jobs), (WorkKind::Waiting, WAITING_JOBS)] {
+            shared.tasks.spawn(queue::work(Arc::clone(&shared), kind, at_once));
         }
         Ok(Self { shared })
     }
@@ -229,7 +230,7 @@ impl Engine {
     /// Stops claiming, lets running jobs clean up (they end as failed and may be run again), closes the catalog.
     pub async fn shutdown(&self) {
         self.shared.shutdown.cancel();
-        self.shared.wake.notify_waiters();
+        self.shared.wake.all();
         self.shared.tasks.close();
         if tokio::time::timeout(STOP_LIMIT, self.shared.tasks.wait()).await.is_err() {
             tracing::warn!("jobs did not end in time; the next start cleans up after them");
@@ -294,18 +295,19 @@ impl Shared {
         exclusive_key: Option<String>,
         idempotency_key: Option<String>,
     ) -> Result<Job> {
-        self.submit_at(0, kind, payload, exclusive_key, idempotency_key).await
+        let asked = Asked { idempotency_key, ..Asked::default() };
+        self.submit_as(&asked, kind, payload, exclusive_key).await
     }
 
-    /// The same with a priority: jobs of a larger one come first.
-    pub(crate) async fn submit_at(
+    /// The same with a priority.
+    pub(crate) async fn submit_as(
         &self,
-        priority: i64,
+        asked: &Asked<'_>,
         kind: JobKind,
         payload: &impl serde::Serialize,
         exclusive_key: Option<String>,
-        idempotency_key: Option<String>,
     ) -> Result<Job> {
+        let Asked { actor: _, priority, idempotency_key } = asked.clone();
         let payload_json =
             serde_json::to_string(payload).map_err(|e| Error::internal(format!("writing a payload: {e}")))?;
         let new = NewJob { kind, payload_json, exclusive_key, idempotency_key, priority };
@@ -313,7 +315,7 @@ impl Shared {
         // The same request again answers with the first job, which may be far ahead.
         if job.state == JobState::Queued {
             self.emit("job-queued", &job, json!({}));
-            self.wake.notify_one();
+            self.wake.all();
         }
         Ok(job)
     }
@@ -364,14 +366,6 @@ impl Shared {
         };
         if let Err(error) = self.catalog.append_audit(&entry).await {
             tracing::error!(action, target, error = %Error::from(error).chain(), "the audit line is lost");
-        }
-    }
-
-    pub(crate) async fn wait_for_work(&self, limit: Duration) {
-        tokio::select! {
-            () = self.wake.notified() => {}
-            () = self.shutdown.cancelled() => {}
-            () = tokio::time::sleep(limit) => {}
         }
     }
 

@@ -150,7 +150,8 @@ impl Error {
     }
 
     /// What a program wants to know of the failure, beside its words.
-    pub(crate) fn detail(&self) -> Option<&serde_json::Value> {
+    #[must_use]
+    pub fn detail(&self) -> Option<&serde_json::Value> {
         self.detail.as_deref()
     }
 

@@ -57,6 +57,7 @@ pub use flows::{
     VerifyRule,
 };
 pub use merge::{MergeChainOptions, MergeChainReport, merge_chain};
+pub use plugins::{NewPlugin, PluginOptions, Trust, TrustError};
 pub use policies::{PolicyPut, PutPolicy};
 pub use requests::{
     BackupRequest, BackupView, Bounds, ConnectionChange, Event, ImageFormat, NewConnection, RestoreRequest,
@@ -67,7 +68,7 @@ pub use secrets::KEY_VARIABLE;
 pub use space::RepositorySpace;
 pub use store::FileSystemSpace;
 pub use tidemark_notify::{Address, Login, MailSettings, Secret, Security};
-pub use tidemark_plugins::{Finding, Severity, VirtualDisk, VirtualMachine};
+pub use tidemark_plugins::{CompileLimits, Compiler, Finding, Severity, VirtualDisk, VirtualMachine};
 pub use tidemark_policy::{Diagnostic, Severity as DiagnosticSeverity};
 pub use tokens::ADMIN_TOKEN_FILE;
 pub use verify::{VerifyChainOptions, VerifyChainReport, verify_chain};

@@ -24,7 +24,7 @@ use crate::flows;
 use crate::store::blocking;
 
 /// How a policy plugin is told from a script.
-const PLUGIN: &str = "plugin:";
+pub(crate) const PLUGIN_PREFIX: &str = "plugin:";
 
 /// What decided: `name`, `version` and `digest` as they are recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,7 +125,7 @@ impl Shared {
     /// # Errors
     /// Not found; invalid where it is of another kind; plugin where it does not start.
     pub(crate) async fn decider(&self, kind: PolicyKind, name: &str) -> Result<Decider> {
-        if let Some(plugin) = name.strip_prefix(PLUGIN) {
+        if let Some(plugin) = name.strip_prefix(PLUGIN_PREFIX) {
             let (policy, pin) = self.open_policy(plugin).await?;
             let policy_ref = PolicyRef { name: name.to_owned(), version: pin.version, digest: pin.digest };
             return Ok(Decider { policy: policy_ref, how: How::Plugin(Arc::new(Mutex::new(policy))) });

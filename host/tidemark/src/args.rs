@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use connections::{
-    Bandwidth, ConnectionArgs, ConnectionValues, ConnectorVerb, MaxDisks, RepositoryVerb,
+    Bandwidth, ConnectionArgs, ConnectionValues, ConnectorVerb, MaxDisks, RepositoryBounds, RepositoryVerb,
 };
 pub(crate) use flows::{FlowVerb, KindArg, PolicyVerb, PruneVerb, SimulateArgs};
 
@@ -82,6 +82,20 @@ pub(crate) enum Noun {
     /// Access tokens
     #[command(subcommand)]
     Token(TokenVerb),
+    /// Compile a plugin's component for the server, which starts this by itself
+    #[command(hide = true)]
+    CompileComponent(CompileArgs),
+}
+
+/// What the server tells its compiler.
+#[derive(Debug, Args)]
+pub(crate) struct CompileArgs {
+    #[arg(long)]
+    pub(crate) kind: String,
+    #[arg(long)]
+    pub(crate) memory_bytes: u64,
+    #[arg(long)]
+    pub(crate) seconds: u64,
 }
 
 #[derive(Debug, Args)]
@@ -120,9 +134,22 @@ pub(crate) enum PluginVerb {
     Install {
         /// The component
         file: PathBuf,
+        /// Its minisign signature [default: FILE.minisig where there is one]
+        #[arg(long, value_name = "FILE")]
+        signature: Option<PathBuf>,
     },
     /// Make new jobs use a version
     Activate {
+        /// The plugin
+        name: String,
+        /// The version
+        version: String,
+        /// Grant it what it asks for beyond the version before it
+        #[arg(long)]
+        approve: bool,
+    },
+    /// Let a version out of quarantine
+    Release {
         /// The plugin
         name: String,
         /// The version
@@ -479,7 +506,7 @@ mod tests {
             "tidemark serve --data-dir /d --tls-cert /c",
             "tidemark backup run a --repository b --type sideways",
             "tidemark repository update a --bandwidth fast",
-            "tidemark repository update a --max-disks 2",
+            "tidemark repository update a --max-disks few",
             "tidemark connector update a --max-disks many",
         ] {
             let error = parse(line).err().unwrap_or_else(|| panic!("{line} was understood"));

@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
-use tidemark_engine::{Address, AtMaxDepth, Limits, Login, MailSettings, Secret, Security};
+use tidemark_engine::{
+    Address, AtMaxDepth, CompileLimits, Compiler, Limits, Login, MailSettings, PluginOptions, Secret,
+    Security, Trust,
+};
 
 use crate::args::ServeArgs;
 
@@ -36,6 +39,40 @@ struct File {
     #[serde(default)]
     limits: FileLimits,
     smtp: Option<FileSmtp>,
+    #[serde(default)]
+    plugin_trust: FilePluginTrust,
+}
+
+/// The table `[plugin_trust]`: whose plugins are installed, and what compiling one may take.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FilePluginTrust {
+    /// The base64 lines of minisign public keys.
+    #[serde(default)]
+    keys: Vec<String>,
+    /// Whether a plugin without a signature by one of them is refused.
+    #[serde(default)]
+    require_signature: bool,
+    compile_memory_mib: Option<u64>,
+    compile_seconds: Option<u64>,
+}
+
+impl FilePluginTrust {
+    fn options(self, dir: Option<PathBuf>) -> Result<PluginOptions> {
+        let Self { keys, require_signature, compile_memory_mib, compile_seconds } = self;
+        let trust = Trust::new(&keys, require_signature);
+        let trust = trust.map_err(|error| Usage(format!("[plugin_trust]: {error}")))?;
+        let mut limits = CompileLimits::default();
+        limits.memory_bytes = compile_memory_mib.map_or(limits.memory_bytes, |mib| mib << 20);
+        limits.seconds = compile_seconds.unwrap_or(limits.seconds);
+        // Where this program cannot be started again, it compiles by itself.
+        let compiler = std::env::current_exe().ok().map(|program| Compiler {
+            program,
+            arguments: vec!["compile-component".into()],
+            limits,
+        });
+        Ok(PluginOptions { dir, trust, compiler })
+    }
 }
 
 /// The table `[smtp]`: through which mail is sent.
@@ -165,7 +202,7 @@ pub(crate) struct Settings {
     pub(crate) data_dir: PathBuf,
     pub(crate) listen: SocketAddr,
     pub(crate) database_url: Option<String>,
-    pub(crate) plugins: Option<PathBuf>,
+    pub(crate) plugins: PluginOptions,
     /// Certificate chain and key.
     pub(crate) tls: Option<(PathBuf, PathBuf)>,
     pub(crate) log: Option<String>,
@@ -193,7 +230,7 @@ impl Settings {
                 .ok_or_else(|| usage("serve needs --data-dir (or data_dir in the configuration file)"))?,
             listen: listen.or(file.listen).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8082))),
             database_url: database_url.or(file.database_url),
-            plugins: plugins.or(file.plugins).or_else(default_plugins),
+            plugins: file.plugin_trust.options(plugins.or(file.plugins).or_else(default_plugins))?,
             tls,
             log: log.or(file.log),
             limits: Limits::from(file.limits),
@@ -261,6 +298,8 @@ mod tests {
             "[limits]\njobz = 1",
             "[limits]\nat_max_chain_depth = 'no'",
             "data_dir = '/f'\n[limits]\naudit_percent = 101.0",
+            "data_dir = '/f'\n[plugin_trust]\nkeys = ['none']",
+            "data_dir = '/f'\n[plugin_trust]\nrequire_signature = true",
         ] {
             let (_dir, path) = file(text);
             assert!(Settings::new(args(Some(path))).unwrap_err().is::<Usage>(), "{text}");

@@ -15,8 +15,9 @@ mod watch;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use tidemark_plugins::CompileLimits;
 
-use crate::args::{Cli, Noun};
+use crate::args::{Cli, CompileArgs, Noun};
 use crate::client::{Client, Refused};
 use crate::commands::{backup, connector, flow, job, plugin, policy, prune, repository, restore, token, vm};
 use crate::output::{Ended, Output};
@@ -33,6 +34,20 @@ fn main() -> ExitCode {
             ExitCode::from(if error.is::<config::Usage>() { 2 } else { Ended::Failed.code() })
         }
     }
+}
+
+/// Its standard output is code, and its standard error the words of a failure: nothing else may be written.
+fn compile(args: CompileArgs) -> anyhow::Result<Ended> {
+    let CompileArgs { kind, memory_bytes, seconds } = args;
+    let kind = serde_json::from_value(serde_json::Value::String(kind))?;
+    let compiled = tidemark_plugins::run_compiler(kind, CompileLimits { memory_bytes, seconds });
+    Ok(match compiled {
+        Ok(()) => Ended::Done,
+        Err(words) => {
+            eprintln!("{words}");
+            Ended::Failed
+        }
+    })
 }
 
 fn run(cli: Cli, output: &Output) -> anyhow::Result<Ended> {
@@ -52,5 +67,6 @@ fn run(cli: Cli, output: &Output) -> anyhow::Result<Ended> {
         Noun::Restore(verb) => restore::run(verb, &client()?, output),
         Noun::Job(verb) => job::run(verb, &client()?, output),
         Noun::Token(verb) => token::run(verb, &client()?, output),
+        Noun::CompileComponent(args) => compile(args),
     }
 }

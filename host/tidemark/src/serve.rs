@@ -43,7 +43,7 @@ async fn serve(settings: Settings, output: &Output) -> Result<()> {
     let options = EngineOptions {
         data_dir: data_dir.clone(),
         database_url,
-        plugins_dir: plugins,
+        plugins,
         owner: None,
         limits,
         mail,

@@ -6,6 +6,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
 use tidemark_catalog::PluginVersion;
+use tidemark_engine::NewPlugin;
 
 use super::created;
 use crate::auth::Actor;
@@ -14,7 +15,9 @@ use crate::paging::{PageQuery, cut};
 use crate::problem::{Answer, Problem};
 use crate::routing::{Routes, admin, viewer};
 use crate::state::AppState;
-use crate::wire::{ActivatePlugin, GrantEntry, GrantPlugin, PluginEntry, PluginList};
+use crate::wire::{
+    ActivatePlugin, GrantEntry, GrantPlugin, InstallQuery, PluginEntry, PluginList, ReleasePlugin,
+};
 
 const WASM: &str = "application/wasm";
 
@@ -29,7 +32,8 @@ pub(super) fn add(routes: Routes) -> Routes {
         )
         .post(
             "/api/v1/plugins",
-            admin("installPlugin", "Installs a component (at most 64 MiB)")
+            admin("installPlugin", "Installs a component (at most 64 MiB), perhaps with its signature")
+                .query::<InstallQuery>()
                 .wasm_body()
                 .answers::<PluginEntry>(201),
             install,
@@ -56,6 +60,13 @@ pub(super) fn add(routes: Routes) -> Routes {
             admin("rollbackPlugin", "Returns to the version that was active before")
                 .answers::<PluginList>(200),
             rollback,
+        )
+        .post(
+            "/api/v1/plugins/{name}/actions/release",
+            admin("releasePlugin", "Lets a version out of quarantine")
+                .body::<ReleasePlugin>()
+                .answers::<PluginList>(200),
+            release,
         )
         .post(
             "/api/v1/plugins/{name}/actions/grant",
@@ -106,13 +117,15 @@ async fn install(
     State(state): State<AppState>,
     actor: Actor,
     headers: HeaderMap,
+    Query(InstallQuery { signature }): Query<InstallQuery>,
     body: Bytes,
 ) -> Answer<Response> {
     let media = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if !media.eq_ignore_ascii_case(WASM) {
         return Err(Problem::unsupported_media(format!("send the component with content-type: {WASM}")));
     }
-    let plugin = state.engine.install_plugin(&actor.name, body.to_vec()).await?;
+    let new = NewPlugin { component: body.to_vec(), signature };
+    let plugin = state.engine.install_plugin(&actor.name, new).await?;
     created("plugins", &plugin.name, &PluginEntry::from(&plugin))
 }
 
@@ -133,9 +146,19 @@ async fn activate(
     State(state): State<AppState>,
     actor: Actor,
     Path(name): Path<String>,
-    JsonBody(ActivatePlugin { version }): JsonBody<ActivatePlugin>,
+    JsonBody(ActivatePlugin { version, approve }): JsonBody<ActivatePlugin>,
 ) -> Answer<Json<PluginList>> {
-    state.engine.activate_plugin(&actor.name, &name, &version).await?;
+    state.engine.activate_plugin(&actor.name, &name, &version, approve).await?;
+    one(&state, &name).await
+}
+
+async fn release(
+    State(state): State<AppState>,
+    actor: Actor,
+    Path(name): Path<String>,
+    JsonBody(ReleasePlugin { version }): JsonBody<ReleasePlugin>,
+) -> Answer<Json<PluginList>> {
+    state.engine.release_plugin(&actor.name, &name, &version).await?;
     one(&state, &name).await
 }
 

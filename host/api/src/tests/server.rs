@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidemark_engine::{Engine, EngineOptions, Limits};
+use tidemark_engine::{Engine, EngineOptions, Limits, PluginOptions};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -15,7 +15,7 @@ async fn engine(dir: &std::path::Path) -> Engine {
     let options = EngineOptions {
         data_dir: dir.to_owned(),
         database_url: None,
-        plugins_dir: None,
+        plugins: PluginOptions::default(),
         owner: None,
         limits: Limits::default(),
         mail: None,

@@ -26,6 +26,10 @@ pub struct PluginEntry {
     pub active: bool,
     /// Why it is not used any more, where it misbehaved.
     pub quarantine: Option<String>,
+    /// The minisign key that signed it, where somebody did.
+    pub signed_by: Option<String>,
+    /// Sessions in a row in which it misbehaved; the second one puts it into quarantine.
+    pub strikes: u32,
 }
 
 /// A right that a plugin was given.
@@ -59,6 +63,24 @@ pub struct PluginList {
 pub struct ActivatePlugin {
     /// The version.
     pub version: String,
+    /// Whether it is granted what it asks for beyond the version before it.
+    #[serde(default)]
+    pub approve: bool,
+}
+
+/// Lets a version out of quarantine.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReleasePlugin {
+    /// The version.
+    pub version: String,
+}
+
+/// How a component is installed.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+pub struct InstallQuery {
+    /// The text of its minisign signature file.
+    pub signature: Option<String>,
 }
 
 /// Gives a plugin a capability, or takes it away.
@@ -71,8 +93,18 @@ pub struct GrantPlugin {
 
 impl From<&PluginVersion> for PluginEntry {
     fn from(plugin: &PluginVersion) -> Self {
-        let PluginVersion { name, version, kind, digest, manifest_json, installed_at, active, quarantine } =
-            plugin;
+        let PluginVersion {
+            name,
+            version,
+            kind,
+            digest,
+            manifest_json,
+            installed_at,
+            active,
+            quarantine,
+            signed_by,
+            strikes,
+        } = plugin;
         Self {
             name: name.clone(),
             version: version.clone(),
@@ -82,6 +114,8 @@ impl From<&PluginVersion> for PluginEntry {
             installed_at: rfc3339(*installed_at),
             active: *active,
             quarantine: quarantine.clone(),
+            signed_by: signed_by.clone(),
+            strikes: *strikes,
         }
     }
 }

@@ -13,6 +13,9 @@ on_both_engines!(
     rights_are_given_and_taken,
 );
 
+/// Bytes that no text has.
+const COMPONENT: &[u8] = b"\0asm\xff\0";
+
 fn plugin(version: &str) -> PluginVersion {
     PluginVersion {
         name: "vcenter".into(),
@@ -23,12 +26,14 @@ fn plugin(version: &str) -> PluginVersion {
         installed_at: START,
         active: false,
         quarantine: None,
+        signed_by: None,
+        strikes: 0,
     }
 }
 
 async fn install(fixture: &Fixture, versions: &[&str]) {
     for version in versions {
-        fixture.catalog.add_plugin_version(&plugin(version)).await.unwrap();
+        fixture.catalog.add_plugin_version(&plugin(version), COMPONENT).await.unwrap();
     }
 }
 
@@ -38,11 +43,15 @@ async fn active(fixture: &Fixture) -> Option<String> {
 
 async fn one_version_is_active(fixture: Fixture) {
     let catalog = &fixture.catalog;
-    catalog.add_plugin_version(&PluginVersion { active: true, ..plugin("1.0.0") }).await.unwrap();
+    let signed = PluginVersion { active: true, signed_by: Some("key".into()), ..plugin("1.0.0") };
+    catalog.add_plugin_version(&signed, COMPONENT).await.unwrap();
     assert_eq!(active(&fixture).await, None, "installing does not activate");
-    refused(catalog.add_plugin_version(&plugin("1.0.0")).await, ErrorKind::Conflict);
+    refused(catalog.add_plugin_version(&plugin("1.0.0"), COMPONENT).await, ErrorKind::Conflict);
+    let reader = PluginVersion { name: "lvm".into(), kind: "volume-reader".into(), ..plugin("1.0.0") };
+    catalog.add_plugin_version(&reader, COMPONENT).await.unwrap();
+    catalog.remove_plugin_version("lvm", "1.0.0").await.unwrap();
     let odd = PluginVersion { kind: "screensaver".into(), ..plugin("1.1.0") };
-    refused(catalog.add_plugin_version(&odd).await, ErrorKind::Invalid);
+    refused(catalog.add_plugin_version(&odd, COMPONENT).await, ErrorKind::Invalid);
     install(&fixture, &["2.0.0"]).await;
     for version in ["1.0.0", "2.0.0", "2.0.0"] {
         let now = catalog.activate_plugin("vcenter", version, START).await.unwrap();
@@ -53,7 +62,10 @@ async fn one_version_is_active(fixture: Fixture) {
     assert_eq!(listed.iter().filter(|plugin| plugin.active).count(), 1);
     assert_eq!(listed.len(), 2);
     refused(catalog.activate_plugin("vcenter", "9.9.9", START).await, ErrorKind::NotFound);
-    assert_eq!(catalog.plugin_version("vcenter", "1.0.0").await.unwrap(), plugin("1.0.0"));
+    assert_eq!(
+        catalog.plugin_version("vcenter", "1.0.0").await.unwrap(),
+        PluginVersion { active: false, ..signed }
+    );
     refused(catalog.plugin_version("vcenter", "9.9.9").await, ErrorKind::NotFound);
 }
 
@@ -76,7 +88,17 @@ async fn a_quarantined_version_is_not_used(fixture: Fixture) {
     install(&fixture, &["1.0.0", "2.0.0"]).await;
     catalog.activate_plugin("vcenter", "1.0.0", START).await.unwrap();
     catalog.activate_plugin("vcenter", "2.0.0", START).await.unwrap();
-    catalog.quarantine_plugin("vcenter", "2.0.0", "trapped twice").await.unwrap();
+    let struck = |job, reason: &'static str| catalog.strike_plugin("vcenter", "2.0.0", job, reason);
+    assert_eq!(struck(Some("job-1"), "trapped").await.unwrap().quarantine, None, "once is never");
+    assert_eq!(struck(Some("job-1"), "trapped").await.unwrap().strikes, 1, "a job counts once");
+    catalog.absolve_plugin("vcenter", "2.0.0", "job-1").await.unwrap();
+    assert_eq!(struck(Some("job-1"), "trapped").await.unwrap().strikes, 1, "clearing up is no proof");
+    catalog.absolve_plugin("vcenter", "2.0.0", "job-2").await.unwrap();
+    assert_eq!(struck(Some("job-1"), "trapped").await.unwrap().strikes, 1, "what counts is in a row");
+    assert_eq!(active(&fixture).await.as_deref(), Some("2.0.0"));
+    let out = struck(None, "trapped twice").await.unwrap();
+    assert_eq!((out.active, out.quarantine.as_deref()), (false, Some("trapped twice")));
+    assert_eq!(struck(None, "and again").await.unwrap().quarantine, out.quarantine, "the first reason stays");
     assert_eq!(active(&fixture).await, None);
     let held = catalog.plugin_version("vcenter", "2.0.0").await.unwrap();
     assert_eq!(held.quarantine.as_deref(), Some("trapped twice"));
@@ -85,7 +107,8 @@ async fn a_quarantined_version_is_not_used(fixture: Fixture) {
     assert_eq!(catalog.previous_plugin("vcenter").await.unwrap(), None);
     catalog.release_plugin("vcenter", "2.0.0").await.unwrap();
     catalog.activate_plugin("vcenter", "2.0.0", START).await.unwrap();
-    refused(catalog.quarantine_plugin("vcenter", "9.9.9", "x").await, ErrorKind::NotFound);
+    assert_eq!(catalog.plugin_version("vcenter", "2.0.0").await.unwrap().strikes, 0);
+    refused(catalog.strike_plugin("vcenter", "9.9.9", None, "x").await, ErrorKind::NotFound);
     refused(catalog.release_plugin("vcenter", "9.9.9").await, ErrorKind::NotFound);
 }
 
@@ -104,10 +127,17 @@ async fn a_plugin_in_use_is_not_removed(fixture: Fixture) {
     let connector = fixture.connector("vc").await;
     refused(catalog.remove_plugin_version("vcenter", "2.0.0").await, ErrorKind::Conflict);
     catalog.remove_plugin_version("vcenter", "1.0.0").await.unwrap();
+    let digest = plugin("1.0.0").digest;
+    assert_eq!(
+        catalog.plugin_component(&digest).await.unwrap().as_deref(),
+        Some(COMPONENT),
+        "2.0.0 has it too"
+    );
     assert_eq!(catalog.previous_plugin("vcenter").await.unwrap(), None);
     assert_eq!(catalog.list_grants("vcenter").await.unwrap().len(), 1);
     catalog.remove_connector(connector.id).await.unwrap();
     assert_eq!(catalog.remove_plugin_version("vcenter", "2.0.0").await.unwrap().version, "2.0.0");
+    assert_eq!(catalog.plugin_component(&digest).await.unwrap(), None);
     assert!(catalog.list_grants("vcenter").await.unwrap().is_empty(), "a namesake starts without rights");
     refused(catalog.remove_plugin_version("vcenter", "2.0.0").await, ErrorKind::NotFound);
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
-use tidemark_api::wire::{ActivatePlugin, GrantEntry, GrantPlugin, PluginEntry, PluginList};
+use tidemark_api::wire::{ActivatePlugin, GrantEntry, GrantPlugin, PluginEntry, PluginList, ReleasePlugin};
 use tidemark_plugins::build::{BuildOptions, build_plugin};
 use tidemark_plugins::{Inspection, Manifest, inspect};
 
@@ -18,10 +18,17 @@ pub(crate) fn run(verb: PluginVerb, client: &dyn Fn() -> Result<Client>, output:
             let list = client()?.list("/api/v1/plugins", "plugins")?;
             output.document(list, |list: PluginList| table(list.plugins))?;
         }
-        PluginVerb::Install { file } => install(&client()?, output, &file)?,
-        PluginVerb::Activate { name, version } => {
-            let changed = client()?.post(&action(&name, "activate"), &ActivatePlugin { version })?;
+        PluginVerb::Install { file, signature } => install(&client()?, output, &file, signature)?,
+        PluginVerb::Activate { name, version, approve } => {
+            let changed = client()?.post(&action(&name, "activate"), &ActivatePlugin { version, approve })?;
             output.document(changed, |list: PluginList| in_use(&name, &list))?;
+        }
+        PluginVerb::Release { name, version } => {
+            let body = ReleasePlugin { version: version.clone() };
+            let changed = client()?.post(&action(&name, "release"), &body)?;
+            output.document(changed, |_: PluginList| {
+                format!("{name} {version} is out of quarantine; activate it to use it")
+            })?;
         }
         PluginVerb::Rollback { name } => {
             let changed = client()?.act(&action(&name, "rollback"))?;
@@ -52,12 +59,26 @@ fn action(name: &str, verb: &str) -> String {
     format!("/api/v1/plugins/{}/actions/{verb}", escape(name))
 }
 
-fn install(client: &Client, output: &Output, file: &Path) -> Result<()> {
+fn install(client: &Client, output: &Output, file: &Path, signature: Option<PathBuf>) -> Result<()> {
     let bytes = std::fs::read(file).with_context(|| format!("reading {}", file.display()))?;
-    let installed = client.upload("/api/v1/plugins", "application/wasm", bytes)?;
+    let mut beside = file.as_os_str().to_owned();
+    beside.push(".minisig");
+    let beside = Some(PathBuf::from(beside)).filter(|beside| beside.is_file());
+    let query = match signature.or(beside) {
+        Some(path) => {
+            let text = std::fs::read_to_string(&path);
+            let text = text.with_context(|| format!("reading {}", path.display()))?;
+            format!("?signature={}", escape(&text))
+        }
+        None => String::new(),
+    };
+    let installed = client.upload(&format!("/api/v1/plugins{query}"), "application/wasm", bytes)?;
     output.document(installed, |plugin: PluginEntry| {
         let state = if plugin.active { "is active" } else { "is installed; activate it to use it" };
         let mut text = format!("{} {} ({}) {state}", plugin.name, plugin.version, plugin.kind);
+        if let Some(key) = &plugin.signed_by {
+            text.push_str(&format!("\n  signed by {key}"));
+        }
         for wish in plugin.manifest["capabilities"].as_array().into_iter().flatten() {
             let word = |key: &str| wish[key].as_str().unwrap_or_default().to_owned();
             text.push_str(&format!("\n  asks for {}: {}", word("name"), word("reason")));
