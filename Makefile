@@ -12,6 +12,8 @@ TARGET   := target
 TIDEMARK := $(TARGET)/release/tidemark
 PLUGINS  := $(notdir $(patsubst %/Cargo.toml,%,$(wildcard plugins/*/Cargo.toml)))
 GUESTS   := $(notdir $(patsubst %/Cargo.toml,%,$(wildcard tests/guests/*/Cargo.toml)))
+# Everything that is written for the sandbox and tested natively; the templates where they lie.
+GUEST_CODE := $(wildcard plugins/Cargo.toml sdk/rust/Cargo.toml sdk/templates/*/Cargo.toml)
 COMPONENTS      := $(PLUGINS:%=$(TARGET)/plugins/%.wasm)
 GUEST_COMPONENTS := $(GUESTS:%=$(TARGET)/guests/%.wasm)
 
@@ -73,23 +75,23 @@ test: ## Everything that CI checks
 # Components are tested natively: what they compute does not depend on the sandbox.
 .PHONY: test-plugins
 test-plugins:
-	@for manifest in $(wildcard plugins/Cargo.toml sdk/rust/Cargo.toml); do \
+	@for manifest in $(GUEST_CODE); do \
 		cargo test --release --manifest-path $$manifest; \
 	done
 
 .PHONY: fmt
 fmt: ## Format all sources
-	@for manifest in Cargo.toml $(wildcard plugins/Cargo.toml sdk/rust/Cargo.toml tests/guests/Cargo.toml); do \
+	@for manifest in Cargo.toml $(GUEST_CODE) $(wildcard tests/guests/Cargo.toml); do \
 		cargo fmt --all --manifest-path $$manifest; \
 	done
 
 .PHONY: lint
 lint: ## Formatting and clippy, warnings are errors
-	@for manifest in Cargo.toml $(wildcard plugins/Cargo.toml sdk/rust/Cargo.toml tests/guests/Cargo.toml); do \
+	@for manifest in Cargo.toml $(GUEST_CODE) $(wildcard tests/guests/Cargo.toml); do \
 		cargo fmt --all --check --manifest-path $$manifest; \
 	done
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
-	@for manifest in $(wildcard plugins/Cargo.toml sdk/rust/Cargo.toml); do \
+	@for manifest in $(GUEST_CODE); do \
 		cargo clippy --release --all-targets --manifest-path $$manifest -- -D warnings; \
 	done
 
