@@ -77,10 +77,7 @@ pub fn build_plugin(dir: &Path, options: &BuildOptions) -> Result<BuiltPlugin, E
     if let Some(problem) = inspection.problem {
         return Err(Error::new(ErrorKind::Load, "build", problem).of(&manifest.name, &manifest.version));
     }
-    let path = options
-        .out
-        .clone()
-        .unwrap_or_else(|| target_dir.join("plugins").join(format!("{}.wasm", manifest.name)));
+    let path = options.out.clone().unwrap_or_else(|| component_in(&target_dir, &manifest.name));
     write_atomically(&path, &component)?;
     Ok(BuiltPlugin { path, manifest, method, digest: inspection.digest })
 }
@@ -90,6 +87,13 @@ pub fn build_plugin(dir: &Path, options: &BuildOptions) -> Result<BuiltPlugin, E
 /// # Errors
 /// [`ErrorKind::Load`] with the file and what is wrong in it.
 pub fn manifest_from_source(dir: &Path) -> Result<Manifest, Error> {
+    let manifest = unchecked_from_source(dir)?;
+    manifest.check()?;
+    Ok(manifest)
+}
+
+/// The same without a look at what the fields say.
+pub(crate) fn unchecked_from_source(dir: &Path) -> Result<Manifest, Error> {
     let file = dir.join("plugin.toml");
     let wrong = |file: &Path, error: String| {
         Error::new(ErrorKind::Load, "manifest", format!("{}: {error}", file.display()))
@@ -110,7 +114,7 @@ pub fn manifest_from_source(dir: &Path) -> Result<Manifest, Error> {
         (Some(SettingsSource::Inline(schema)), None) => schema,
         _ => serde_json::json!({ "type": "object" }),
     };
-    let manifest = Manifest {
+    Ok(Manifest {
         name: source.name,
         version: source.version,
         kind: source.kind,
@@ -119,9 +123,32 @@ pub fn manifest_from_source(dir: &Path) -> Result<Manifest, Error> {
         settings,
         capabilities: source.capabilities,
         runtime: source.runtime,
-    };
-    manifest.check()?;
-    Ok(manifest)
+    })
+}
+
+/// The component that was last built of the sources in `dir`: in the place that a build chooses by itself, or as
+/// `NAME.wasm` beside the sources; none where there is none.
+#[must_use]
+pub fn built_component(dir: &Path, name: &str) -> Option<PathBuf> {
+    let places = [component_in(&default_target_dir(dir), name), dir.join(format!("{name}.wasm"))];
+    let built = |path: &PathBuf| std::fs::metadata(path).and_then(|about| about.modified()).ok();
+    places.into_iter().filter(|path| built(path).is_some()).max_by_key(built)
+}
+
+/// Runs the plugin's own tests on this machine, with the everyday cargo; all of their output goes to stderr.
+///
+/// # Errors
+/// [`ErrorKind::Build`] where cargo does not start or a test fails.
+pub fn run_own_tests(dir: &Path) -> Result<(), Error> {
+    let mut command = toolchain::native_cargo();
+    let ended = command
+        .current_dir(dir)
+        .arg("test")
+        .stdin(Stdio::null())
+        .stdout(std::io::stderr())
+        .status()
+        .map_err(|error| failed(format!("cargo does not start: {error}")))?;
+    if ended.success() { Ok(()) } else { Err(failed(format!("cargo test failed ({ended})"))) }
 }
 
 /// Turns a core module that a guest library's build gave into a component; leaves a component as it is.
@@ -186,6 +213,10 @@ fn default_target_dir(dir: &Path) -> PathBuf {
     };
     let root = dir.ancestors().filter(is_workspace).last().unwrap_or(&dir).to_owned();
     root.join("target").join("plugins-build")
+}
+
+fn component_in(target_dir: &Path, name: &str) -> PathBuf {
+    target_dir.join("plugins").join(format!("{name}.wasm"))
 }
 
 fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), Error> {

@@ -29,17 +29,32 @@ pub struct Inspection {
 /// [`ErrorKind::Load`] where the bytes are no valid component or have no manifest.
 pub fn inspect(component: &[u8]) -> Result<Inspection, Error> {
     let manifest = read_manifest(component)?;
-    let wrong = |error: wasmparser::BinaryReaderError| {
-        Error::new(ErrorKind::Load, "inspect", format!("the component is damaged: {error}"))
-            .of(&manifest.name, &manifest.version)
-    };
-    wasmparser::Validator::new().validate_all(component).map_err(wrong)?;
-    let (imports, exports) = interfaces(component).map_err(wrong)?;
-    let problem = misfit(&manifest, &imports, &exports);
+    let Interfaces { imports, exports } =
+        interfaces(component).map_err(|error| error.of(&manifest.name, &manifest.version))?;
+    let problem = misfits(&manifest, &imports, &exports).into_iter().next();
     Ok(Inspection { digest: digest(component), size: component.len(), manifest, imports, exports, problem })
 }
 
-fn interfaces(component: &[u8]) -> Result<(Vec<String>, Vec<String>), wasmparser::BinaryReaderError> {
+/// The interfaces at a component's outermost level, by their full names.
+pub(crate) struct Interfaces {
+    pub(crate) imports: Vec<String>,
+    pub(crate) exports: Vec<String>,
+}
+
+/// Validates a component and reads what it imports and exports.
+///
+/// # Errors
+/// [`ErrorKind::Load`] where the bytes are no valid component.
+pub(crate) fn interfaces(component: &[u8]) -> Result<Interfaces, Error> {
+    let damaged = |error: wasmparser::BinaryReaderError| {
+        Error::new(ErrorKind::Load, "inspect", format!("the component is damaged: {error}"))
+    };
+    wasmparser::Validator::new().validate_all(component).map_err(damaged)?;
+    let (imports, exports) = names(component).map_err(damaged)?;
+    Ok(Interfaces { imports, exports })
+}
+
+fn names(component: &[u8]) -> Result<(Vec<String>, Vec<String>), wasmparser::BinaryReaderError> {
     let (mut imports, mut exports) = (Vec::new(), Vec::new());
     let mut depth = 0_usize;
     for payload in Parser::new(0).parse_all(component) {
@@ -62,23 +77,25 @@ fn interfaces(component: &[u8]) -> Result<(Vec<String>, Vec<String>), wasmparser
     Ok((imports, exports))
 }
 
-fn misfit(manifest: &Manifest, imports: &[String], exports: &[String]) -> Option<String> {
+/// Every way in which a component does not fit the world of its kind.
+pub(crate) fn misfits(manifest: &Manifest, imports: &[String], exports: &[String]) -> Vec<String> {
     let kind = manifest.kind;
+    let mut problems = Vec::new();
     for import in imports {
         let of_world = kind.imports().iter().any(|name| is_interface(import, name));
         let of_runtime = manifest.runtime == Some(LanguageRuntime::Wasi02) && import.starts_with("wasi:");
         if !of_world && !of_runtime {
-            return Some(format!("it imports {import}, which the world {kind} does not name"));
+            problems.push(format!("it imports {import}, which the world {kind} does not name"));
         }
     }
     if !exports.iter().any(|export| is_interface(export, kind.export())) {
-        return Some(format!("it does not export tidemark:plugin/{}, as a {kind} has to", kind.export()));
+        problems.push(format!("it does not export tidemark:plugin/{}, as a {kind} has to", kind.export()));
     }
-    None
+    problems
 }
 
 /// Whether `full` is `tidemark:plugin/<name>` of a contract that this host speaks.
-fn is_interface(full: &str, name: &str) -> bool {
+pub(crate) fn is_interface(full: &str, name: &str) -> bool {
     full.strip_prefix("tidemark:plugin/")
         .and_then(|rest| rest.split_once('@'))
         .is_some_and(|(interface, version)| interface == name && contract_fits(version))

@@ -9,8 +9,10 @@ mod audit;
 mod bindings;
 pub mod build;
 mod cache;
+mod check;
 mod compile;
 mod conduct;
+pub mod conformance;
 mod connector;
 mod error;
 mod filesystem;
@@ -30,6 +32,7 @@ mod storage;
 mod volumes;
 
 pub use audit::{AuditEvent, AuditSink};
+pub use check::{Checked, check_component, check_source};
 pub use compile::{CompileLimits, Compiler, run_compiler};
 pub use conduct::{ConductEvent, ConductSink};
 pub use connector::{
@@ -45,8 +48,8 @@ pub use http::{RangeReader, check_address};
 pub use inspect::{Inspection, inspect};
 pub use limits::Limits;
 pub use manifest::{
-    CONTRACT, Capability, LanguageRuntime, MAX_COMPONENT_BYTES, Manifest, Network, PluginKind, SECTION,
-    attach_manifest, digest, read_manifest,
+    CONTRACT, Capability, LanguageRuntime, MAX_COMPONENT_BYTES, Manifest, NAME_RULE, Network, PluginKind,
+    SECTION, attach_manifest, digest, is_plugin_name, read_manifest,
 };
 pub use offered::disk::{DiskRead, ReadOnlyDisk};
 pub use policy::Policy;

@@ -179,34 +179,45 @@ impl Manifest {
     /// # Errors
     /// [`ErrorKind::Load`] that names the first wrong field.
     pub fn check(&self) -> Result<(), Error> {
-        let named = self.name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
-            && self.name.starts_with(|c: char| c.is_ascii_lowercase())
-            && self.name.len() <= 64;
-        if !named {
-            return Err(bad(format!(
-                "'{}' is no plugin name (lower-case letters, digits, hyphens)",
-                self.name
-            )));
+        self.problems().into_iter().next().map_or(Ok(()), |problem| Err(bad(problem)))
+    }
+
+    /// Everything that is wrong with the fields, each by its name.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if !is_plugin_name(&self.name) {
+            problems.push(format!("'{}' is no plugin name ({NAME_RULE})", self.name));
         }
         if numbers(&self.version).is_none() {
-            return Err(bad(format!("'{}' is no version (MAJOR.MINOR.PATCH)", self.version)));
+            problems.push(format!("'{}' is no version (MAJOR.MINOR.PATCH)", self.version));
         }
         if !contract_fits(&self.contract) {
-            return Err(bad(format!("contract {} does not fit this host's {CONTRACT}", self.contract)));
+            problems.push(format!("contract {} does not fit this host's {CONTRACT}", self.contract));
         }
         if !self.settings.is_object() {
-            return Err(bad("settings must be a JSON Schema (an object)"));
+            problems.push("settings must be a JSON Schema (an object)".to_owned());
         }
         for capability in &self.capabilities {
             if !matches!(capability.name.as_str(), "http" | "nbd" | "vddk" | "path") {
-                return Err(bad(format!("'{}' is no capability", capability.name)));
+                problems.push(format!("'{}' is no capability", capability.name));
             }
             if capability.reason.trim().is_empty() {
-                return Err(bad(format!("capability {} has no reason", capability.name)));
+                problems.push(format!("capability {} has no reason", capability.name));
             }
         }
-        Ok(())
+        problems
     }
+}
+
+/// What a plugin may be called, in words.
+pub const NAME_RULE: &str = "lower-case letters, digits, hyphens";
+
+/// Whether a plugin may be called so.
+#[must_use]
+pub fn is_plugin_name(name: &str) -> bool {
+    name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+        && name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.len() <= 64
 }
 
 /// Reads the manifest out of a component.
@@ -214,6 +225,13 @@ impl Manifest {
 /// # Errors
 /// [`ErrorKind::Load`] where the bytes are no component, have no manifest or a wrong one.
 pub fn read_manifest(component: &[u8]) -> Result<Manifest, Error> {
+    let manifest = read_unchecked(component)?;
+    manifest.check()?;
+    Ok(manifest)
+}
+
+/// The same without a look at what the fields say.
+pub(crate) fn read_unchecked(component: &[u8]) -> Result<Manifest, Error> {
     let section = sections(component)?.into_iter().find(|section| section.is_manifest(component));
     let Some(section) = section else {
         return Err(bad("the component has no manifest; build it with 'tidemark plugin build'"));
@@ -222,7 +240,7 @@ pub fn read_manifest(component: &[u8]) -> Result<Manifest, Error> {
     if json.len() > MAX_MANIFEST_BYTES {
         return Err(bad("the manifest is larger than 1 MiB"));
     }
-    Manifest::from_json(json)
+    serde_json::from_slice(json).map_err(|error| bad(error.to_string()))
 }
 
 /// Gives a component its manifest, in place of one that it has.

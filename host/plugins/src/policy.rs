@@ -37,12 +37,33 @@ impl Policy {
         points: &[RetentionPoint],
         context: &PolicyContext,
     ) -> Result<Vec<KeepVerdict>, Error> {
+        Ok(matched(points, self.judged(points, context).await?))
+    }
+
+    /// What it says of each point in its own words: an id, and why that is kept.
+    ///
+    /// # Errors
+    /// See [`crate::ErrorKind`].
+    pub(crate) async fn verdicts(
+        &mut self,
+        points: &[RetentionPoint],
+        context: &PolicyContext,
+    ) -> Result<Vec<(String, Option<String>)>, Error> {
+        let said = self.judged(points, context).await?;
+        Ok(said.into_iter().map(|dec::KeepVerdict { id, reason }| (id, reason)).collect())
+    }
+
+    async fn judged(
+        &mut self,
+        points: &[RetentionPoint],
+        context: &PolicyContext,
+    ) -> Result<Vec<dec::KeepVerdict>, Error> {
         let guest = &mut self.guest;
         let asked: Vec<_> = points.iter().map(point).collect();
         let context = context_of(context);
         let result = call_guest!(guest, "retain", tidemark_plugin_decisions.call_retain(&asked, &context));
         let verdicts = guest.returned("retain", result)?;
-        Ok(matched(points, guest.bounded("retain", verdicts)?))
+        guest.bounded("retain", verdicts)
     }
 
     /// Whether a VM is protected.

@@ -99,6 +99,11 @@ impl BuildMethod {
     }
 }
 
+/// The cargo that builds for this machine.
+pub(super) fn native_cargo() -> Command {
+    clean(Path::new("cargo"))
+}
+
 fn clean(program: &Path) -> Command {
     let mut command = Command::new(program);
     for name in [
