@@ -1,5 +1,6 @@
 //! The command line: nouns and verbs, their arguments and their help. Nothing is done here.
 
+mod authoring;
 mod connections;
 mod flows;
 
@@ -7,6 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use authoring::{CheckArgs, DevArgs, NewArgs, TemplateArg, TestArgs};
 pub(crate) use connections::{
     Bandwidth, ConnectionArgs, ConnectionValues, ConnectorVerb, MaxDisks, RepositoryBounds, RepositoryVerb,
 };
@@ -182,6 +184,14 @@ pub(crate) enum PluginVerb {
         /// The version
         version: String,
     },
+    /// Begin a plugin: a folder with a small one that works; needs no server
+    New(NewArgs),
+    /// Look for what is wrong with a plugin's sources or component; needs no server
+    Check(CheckArgs),
+    /// Run a plugin's own tests, then what its kind owes the host; needs no server
+    Test(TestArgs),
+    /// Build, install and activate a plugin whenever its sources change
+    Dev(DevArgs),
     /// Build a plugin from its source; needs no server
     Build {
         /// The folder with plugin.toml
@@ -446,6 +456,12 @@ mod tests {
             "tidemark serve --data-dir /d --listen 127.0.0.1:0 --database-url postgres:///t --config /c.toml",
             "tidemark plugin list",
             "tidemark plugin grant vcenter http:vc:443",
+            "tidemark plugin new mine --kind connector",
+            "tidemark plugin new mine --kind guest-filesystem --dir /tmp/mine --json",
+            "tidemark plugin check",
+            "tidemark plugin check mine.wasm --json",
+            "tidemark plugin test mine --set host=vc --secret password=@/p --vm web01 --disk disk.raw",
+            "tidemark plugin dev mine --interval 5",
             "tidemark plugin build",
             "tidemark plugin build plugins/local --out /tmp/x.wasm --json",
             "tidemark connector add a --plugin vcenter --set host=vc --set port=1 --secret password=@/p",
@@ -502,6 +518,8 @@ mod tests {
             "tidemark vm add a",
             "tidemark connector add a --plugin p --secret password=hunter2",
             "tidemark connector add a --plugin p --set host",
+            "tidemark plugin new mine",
+            "tidemark plugin new mine --kind volume-reader",
             "tidemark restore disk 1 --to /x",
             "tidemark serve --data-dir /d --tls-cert /c",
             "tidemark backup run a --repository b --type sideways",

@@ -22,7 +22,7 @@ pub(super) struct Bounds {
 /// Adds a connection and answers its document; `nouns` is the part of the path.
 pub(super) fn add(client: &Client, nouns: &str, args: ConnectionArgs, bounds: Bounds) -> Result<Value> {
     let ConnectionArgs { name, plugin, values } = args;
-    let (settings, secrets) = typed(client, &plugin, values)?;
+    let (settings, secrets) = typed(&schema_of(client, &plugin)?, values)?;
     let Bounds { max_disks, bandwidth: bandwidth_bytes_per_second } = bounds;
     let request = AddConnection { name, plugin, settings, secrets, max_disks, bandwidth_bytes_per_second };
     client.post(&format!("/api/v1/{nouns}"), &request)
@@ -38,23 +38,21 @@ pub(super) fn update(
 ) -> Result<Value> {
     let path = format!("/api/v1/{nouns}/{}", escape(name));
     let known: ConnectionEntry = serde_json::from_value(client.get(&path)?)?;
-    let (settings, secrets) = typed(client, &known.plugin, values)?;
+    let (settings, secrets) = typed(&schema_of(client, &known.plugin)?, values)?;
     let Bounds { max_disks, bandwidth: bandwidth_bytes_per_second } = bounds;
     let change = UpdateConnection { settings, secrets, max_disks, bandwidth_bytes_per_second };
     client.post(&format!("{path}/actions/update"), &change)
 }
 
-/// Settings as the plugin's schema has them, and secrets read from their files.
-fn typed(
-    client: &Client,
-    plugin: &str,
+/// Settings as a plugin's schema has them, and secrets read from their files.
+pub(super) fn typed(
+    schema: &Value,
     values: ConnectionValues,
 ) -> Result<(Map<String, Value>, BTreeMap<String, String>)> {
     let ConnectionValues { settings, secrets } = values;
-    let schema = schema_of(client, plugin)?;
     let mut typed = Map::new();
     for (key, text) in settings {
-        let value = type_value(&schema, &key, &text)?;
+        let value = type_value(schema, &key, &text)?;
         if typed.insert(key.clone(), value).is_some() {
             bail!("setting '{key}' is given twice");
         }

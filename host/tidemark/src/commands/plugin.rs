@@ -1,4 +1,11 @@
-//! `tidemark plugin`: the server's plugins, and two verbs that need no server: build, and inspect of a file.
+//! `tidemark plugin`: the server's plugins, and what their authors need without a server: new, build, check, test, and
+//! inspect of a file.
+
+mod check;
+mod dev;
+mod kit;
+mod new;
+mod test;
 
 use std::path::{Path, PathBuf};
 
@@ -51,6 +58,10 @@ pub(crate) fn run(verb: PluginVerb, client: &dyn Fn() -> Result<Client>, output:
             output.done(&format!("plugin {name} {version} removed"))?;
         }
         PluginVerb::Build { dir, out } => build(output, &dir, out)?,
+        PluginVerb::New(args) => new::run(&args, output)?,
+        PluginVerb::Check(args) => return check::run(&args.path, output),
+        PluginVerb::Test(args) => return test::run(args, output),
+        PluginVerb::Dev(args) => dev::run(&args, &client()?, output)?,
     }
     Ok(Ended::Done)
 }
