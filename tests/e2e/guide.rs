@@ -4,13 +4,16 @@
 //! What the commands print is not compared: ids and times differ, and the guides shorten it.
 
 use std::fs;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process_group};
 use tidemark_tests::binaries::{checkout, tidemark};
 
 use crate::fleet::Fleet;
+use crate::kit::surroundings;
 
 /// What a comment says of the block after it.
 enum Mark {
@@ -131,15 +134,23 @@ fn works_as_printed(name: &str) -> Result<()> {
     let mut path = binary.parent().context("a folder of programs")?.as_os_str().to_owned();
     path.push(":");
     path.push(std::env::var_os("PATH").unwrap_or_default());
-    let output = Command::new("sh")
-        .args(["-c", &guide.script(name)])
+    let mut shell = Command::new("sh");
+    // A group of its own: what a guide starts in the background ends with it, also where a command fails.
+    shell.args(["-c", &guide.script(name)]).process_group(0);
+    let shell = surroundings(&mut shell)
         .current_dir(&folder)
         .env("PATH", path)
         .env("TIDEMARK_URL", &fleet.server.url)
         .env("TIDEMARK_TOKEN", &fleet.server.token)
         .env("NO_COLOR", "1")
         .stdin(Stdio::null())
-        .output()?;
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let group = Pid::from_child(&shell);
+    let output = shell.wait_with_output()?;
+    // Where nothing is left of the group there is nothing to end.
+    let _ = kill_process_group(group, Signal::TERM);
     ensure!(
         output.status.success(),
         "{}\n{}",
@@ -157,6 +168,11 @@ fn the_guide_to_policies_works_as_printed() -> Result<()> {
 #[test]
 fn the_guide_to_flows_works_as_printed() -> Result<()> {
     works_as_printed("docs/flows.md")
+}
+
+#[test]
+fn the_guide_to_plugins_works_as_printed() -> Result<()> {
+    works_as_printed("docs/plugins.md")
 }
 
 #[test]

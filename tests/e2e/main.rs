@@ -31,6 +31,7 @@ mod hostile_backup;
 mod hosts;
 mod https;
 mod image_map;
+mod kit;
 mod limits;
 mod main_job;
 mod plugins;
