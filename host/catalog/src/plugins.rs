@@ -46,12 +46,20 @@ impl Catalog {
         added.map_err(|error| {
             error.meaning(ErrorKind::Conflict, format!("plugin {name} {version} is installed already"))
         })?;
-        // The same bytes may be there under another name or version.
-        let store = Statement::new(
-            "INSERT INTO plugin_components (digest, bytes) VALUES ($1, $2) ON CONFLICT (digest) DO NOTHING",
-        );
-        transaction.execute(store.bind(digest).bind(component)).await?;
+        transaction.execute(keep_component(digest, component)).await?;
         transaction.commit().await
+    }
+
+    /// Keeps a component that only hosts have so far, as those that were installed before the catalog had any.
+    ///
+    /// # Errors
+    /// Only those of the database.
+    pub async fn keep_plugin_component(&self, digest: &str, component: &[u8]) -> Result<()> {
+        let known = Statement::new("SELECT digest FROM plugin_components WHERE digest = $1").bind(digest);
+        if self.database.fetch_optional(known).await?.is_none() {
+            self.database.write(keep_component(digest, component)).await?;
+        }
+        Ok(())
     }
 
     /// The component with this digest.
@@ -83,6 +91,20 @@ impl Catalog {
     pub async fn previous_plugin(&self, name: &str) -> Result<Option<PluginVersion>> {
         let row = self.database.fetch_optional(previous(name)).await?;
         row.map(|row| plugin_of(&row)).transpose()
+    }
+
+    /// The version that was activated last, in quarantine or not.
+    ///
+    /// # Errors
+    /// Only those of the database.
+    pub async fn last_activated_plugin(&self, name: &str) -> Result<Option<PluginVersion>> {
+        let query = Statement::new(
+            "SELECT plugin_versions.* FROM plugin_versions
+             JOIN plugin_activations ON plugin_activations.name = plugin_versions.name
+                 AND plugin_activations.version = plugin_versions.version
+             WHERE plugin_versions.name = $1 ORDER BY plugin_activations.sequence DESC LIMIT 1",
+        );
+        self.database.fetch_optional(query.bind(name)).await?.map(|row| plugin_of(&row)).transpose()
     }
 
     /// Activates the version that was active before. Rolling back twice returns to where it began.
@@ -128,7 +150,7 @@ impl Catalog {
 
     /// Notes a session in which a version misbehaved, in a job where there was one: several in one job count once. The
     /// [`STRIKES`]th in a row takes it out of use, with the reason; it is not active any more. Answers with the version as
-    /// it is then.
+    /// it is then, and whether this strike took it out.
     ///
     /// # Errors
     /// `NotFound`.
@@ -138,7 +160,7 @@ impl Catalog {
         version: &str,
         job: Option<&str>,
         reason: &str,
-    ) -> Result<PluginVersion> {
+    ) -> Result<(PluginVersion, bool)> {
         let mut transaction = self.database.begin().await?;
         let plugin = lock(&mut transaction, name, version).await?;
         let strike = Statement::new(
@@ -147,7 +169,8 @@ impl Catalog {
         );
         let counted = transaction.execute(strike.bind(job).bind(name).bind(version)).await?;
         let strikes = u64::from(plugin.strikes).saturating_add(counted);
-        if strikes >= u64::from(STRIKES) && plugin.quarantine.is_none() {
+        let out_now = strikes >= u64::from(STRIKES) && plugin.quarantine.is_none();
+        if out_now {
             let out = Statement::new(
                 "UPDATE plugin_versions SET quarantine = $1, active = 0 WHERE name = $2 AND version = $3",
             );
@@ -155,17 +178,17 @@ impl Catalog {
         }
         let plugin = lock(&mut transaction, name, version).await?;
         transaction.commit().await?;
-        Ok(plugin)
+        Ok((plugin, out_now))
     }
 
-    /// Notes a job in which a session went well: strikes count in a row only. Not where it misbehaved in the same job,
-    /// whose clearing up says nothing of it.
+    /// Notes a session that went well, in a job where there was one: strikes count in a row only. A job's strike stands
+    /// against sessions of the same job, whose clearing up says nothing of it, and against sessions outside of jobs.
     ///
     /// # Errors
     /// Only those of the database.
-    pub async fn absolve_plugin(&self, name: &str, version: &str, job: &str) -> Result<()> {
-        const STRUCK: &str =
-            "name = $1 AND version = $2 AND strikes > 0 AND (struck_in IS NULL OR struck_in <> $3)";
+    pub async fn absolve_plugin(&self, name: &str, version: &str, job: Option<&str>) -> Result<()> {
+        const STRUCK: &str = "name = $1 AND version = $2 AND strikes > 0
+            AND (struck_in IS NULL OR ($3 IS NOT NULL AND struck_in <> $3))";
         // Nearly always there is none, and reading needs no lock.
         let query = Statement::new(format!("SELECT strikes FROM plugin_versions WHERE {STRUCK}"));
         if self.database.fetch_optional(query.bind(name).bind(version).bind(job)).await?.is_some() {
@@ -262,6 +285,13 @@ impl Catalog {
         let query = Statement::new("SELECT * FROM grants WHERE plugin = $1 ORDER BY capability").bind(plugin);
         self.database.fetch_all(query).await?.iter().map(grant_of).collect()
     }
+}
+
+/// The same bytes may be there under another name or version.
+fn keep_component(digest: &str, component: &[u8]) -> Statement {
+    let keep =
+        "INSERT INTO plugin_components (digest, bytes) VALUES ($1, $2) ON CONFLICT (digest) DO NOTHING";
+    Statement::new(keep).bind(digest).bind(component)
 }
 
 async fn activate(transaction: &mut Transaction, plugin: &PluginVersion, now: UtcMillis) -> Result<()> {

@@ -342,7 +342,7 @@ pub struct PluginVersion {
     pub name: String,
     /// Its version.
     pub version: String,
-    /// `connector`, `storage-target`, `guest-filesystem` or `policy`.
+    /// `connector`, `storage-target`, `guest-filesystem`, `volume-reader` or `policy`.
     pub kind: String,
     /// SHA-256 of the component, in hexadecimal: under it the catalog has the component itself.
     pub digest: String,
@@ -356,7 +356,7 @@ pub struct PluginVersion {
     pub quarantine: Option<String>,
     /// The key that signed it; none where nobody did.
     pub signed_by: Option<String>,
-    /// Sessions in a row in which it misbehaved.
+    /// Jobs, or sessions outside of jobs, in a row in which it misbehaved.
     pub strikes: u32,
 }
 

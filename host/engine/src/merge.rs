@@ -96,6 +96,7 @@ impl<'a> Consolidation<'a> {
         job.phase("looking at the chain");
         let shared = &job.shared;
         let repository = shared.catalog.repository(repository_id).await?;
+        shared.disk_slots.bound(repository.id.into(), repository.max_disks);
         let vm = shared.catalog.vm(vm_id).await?;
         let (mut store, storage) = ObjectStore::open(shared, &repository, &job.job, None).await?;
         settle(shared, &mut store, repository_id).await?;

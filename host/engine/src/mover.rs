@@ -181,14 +181,24 @@ async fn feed(
     progress: &MoveProgress,
     sender: mpsc::Sender<Block>,
 ) -> Result<Fed> {
-    let budget = &Arc::new(Semaphore::new(IN_FLIGHT / GRAIN));
-    let mut blocks = stream::iter(work)
-        .map(|item| async move {
+    let budget = Arc::new(Semaphore::new(IN_FLIGHT / GRAIN));
+    let blocks = stream::iter(work)
+        // One after the other, so that the first in line never waits for what later ones hold; kept until its turn comes,
+        // as reads that overtook others take memory, too.
+        .then(move |item| {
+            let budget = Arc::clone(&budget);
+            async move {
+                let share = match item {
+                    Work::Zero(_) => None,
+                    Work::Read(extent) => budget.acquire_many_owned(grains(extent.length)).await.ok(),
+                };
+                (item, share)
+            }
+        })
+        .map(|(item, share)| async move {
             match item {
                 Work::Zero(extent) => Ok((extent, None)),
                 Work::Read(extent) => {
-                    // Kept until its turn comes: reads that overtook others take memory, too.
-                    let share = Arc::clone(budget).acquire_many_owned(grains(extent.length)).await.ok();
                     source.read(extent, memory.take()).await.map(|bytes| (extent, Some((bytes, share))))
                 }
             }
@@ -205,6 +215,7 @@ async fn feed(
             }
         })
         .buffered(tuning.encoders);
+    let mut blocks = std::pin::pin!(blocks);
     while let Some(block) = blocks.next().await {
         if sender.send(block?).await.is_err() {
             return Ok(Fed::WriterGone);

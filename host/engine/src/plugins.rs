@@ -135,6 +135,7 @@ impl PluginHost {
             Ok(std::fs::read(&path).ok().filter(|bytes| tidemark_plugins::digest(bytes) == digest))
         });
         if let Some(bytes) = own.await? {
+            self.catalog.keep_plugin_component(&record.digest, &bytes).await?;
             return Ok(bytes);
         }
         let bytes = self.catalog.plugin_component(&record.digest).await?;

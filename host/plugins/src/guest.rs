@@ -77,22 +77,24 @@ impl<B> Guest<B> {
         operation: &'static str,
         outcome: Result<wasmtime::Result<T>, tokio::time::error::Elapsed>,
     ) -> Result<T, Error> {
+        let waited;
         let (kind, message) = match outcome {
             Ok(Ok(value)) => {
                 self.progress = Progress::Ready;
                 self.worked |= !STARTING.contains(&operation);
                 return Ok(value);
             }
-            Ok(Err(error)) => why_stopped(self.store.data_mut(), &error),
+            Ok(Err(error)) => {
+                waited = only_waited(self.store.data(), &error);
+                why_stopped(self.store.data_mut(), &error)
+            }
             Err(_) => {
-                // It may have waited for somebody else.
-                let error = self.error(ErrorKind::Timeout, operation, timeout_message(self.store.data()));
-                self.progress = Progress::Ended(error.clone());
-                return Err(error);
+                waited = true;
+                (ErrorKind::Timeout, timeout_message(self.store.data()))
             }
         };
         let error = self.error(kind, operation, message);
-        self.fault = Some(error.clone()).filter(Error::is_misbehaviour);
+        self.fault = Some(error.clone()).filter(|error| !waited && error.is_misbehaviour());
         self.progress = Progress::Ended(error.clone());
         Err(error)
     }
@@ -183,6 +185,12 @@ pub(crate) fn arm(store: &mut Store<State>) -> Duration {
     // Only the policy engine counts fuel; the other answers with an error that means nothing.
     let _ = store.set_fuel(fuel);
     timeout + GRACE
+}
+
+/// Whether a guest was stopped because its call took too long, and not because it computed too long: calls of the host
+/// end with the guest's own time, so that it is stopped right after one in which it waited for somebody else.
+pub(crate) fn only_waited(state: &State, error: &wasmtime::Error) -> bool {
+    state.stopped.is_none() && matches!(error.downcast_ref::<Trap>(), Some(Trap::Interrupt))
 }
 
 /// Why a guest was stopped.

@@ -12,7 +12,7 @@ use crate::connector::Connector;
 use crate::error::{Error, ErrorKind};
 use crate::filesystem::GuestFilesystem;
 use crate::grants::{Grants, Rights};
-use crate::guest::{Guest, arm, why_stopped};
+use crate::guest::{Guest, arm, only_waited, why_stopped};
 use crate::http::HttpClient;
 use crate::manifest::{Manifest, PluginKind};
 use crate::offered::disk::ReadOnlyDisk;
@@ -69,9 +69,10 @@ macro_rules! open {
         match tokio::time::timeout(limit, pre.instantiate_async(&mut store)).await {
             Ok(Ok(bindings)) => Guest::new(bindings, store),
             Ok(Err(error)) => {
+                let waited = only_waited(store.data(), &error);
                 let (kind, message) = why_stopped(store.data_mut(), &error);
                 let error = failed($plugin, kind, message);
-                if error.is_misbehaviour() {
+                if error.is_misbehaviour() && !waited {
                     store.data().tell(Some(error.clone()));
                 }
                 return Err(error);

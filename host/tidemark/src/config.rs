@@ -65,12 +65,11 @@ impl FilePluginTrust {
         let mut limits = CompileLimits::default();
         limits.memory_bytes = compile_memory_mib.map_or(limits.memory_bytes, |mib| mib << 20);
         limits.seconds = compile_seconds.unwrap_or(limits.seconds);
-        // Where this program cannot be started again, it compiles by itself.
-        let compiler = std::env::current_exe().ok().map(|program| Compiler {
-            program,
-            arguments: vec!["compile-component".into()],
-            limits,
-        });
+        // This very program, also where another one lies at its path by now. Where there is no such link, the server
+        // compiles by itself.
+        let program = PathBuf::from("/proc/self/exe");
+        let arguments = vec!["compile-component".into()];
+        let compiler = program.exists().then(|| Compiler { program, arguments, limits });
         Ok(PluginOptions { dir, trust, compiler })
     }
 }

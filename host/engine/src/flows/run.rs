@@ -42,7 +42,7 @@ pub(super) struct Run<'a> {
 pub(crate) async fn run(job: &Arc<JobContext>) -> Result<Value> {
     let mut run = match Run::open(job).await? {
         Opened::Run(run) => run,
-        Opened::Ended(report) => return Ok(report),
+        Opened::Ended(status, summary) => return ended_before(status, summary),
     };
     let ended = run.carry_out().await;
     if job.is_interrupted() {
@@ -52,10 +52,22 @@ pub(crate) async fn run(job: &Arc<JobContext>) -> Result<Value> {
     run.conclude(ended).await
 }
 
+/// The job of a run that had ended before: it ends as the run did.
+fn ended_before(status: RunStatus, summary: Value) -> Result<Value> {
+    match status {
+        RunStatus::Succeeded | RunStatus::Partly => Ok(summary),
+        RunStatus::Cancelled => Err(Error::cancelled()),
+        RunStatus::Failed => {
+            let why = summary["error"].as_str().unwrap_or("no VM could be backed up").to_owned();
+            Err(Error::new(ErrorKind::Unavailable, format!("the flow's run failed: {why}")))
+        }
+    }
+}
+
 /// A run to carry out, or one whose end was recorded before its host could end the job.
 enum Opened<'a> {
     Run(Box<Run<'a>>),
-    Ended(Value),
+    Ended(RunStatus, Value),
 }
 
 impl<'a> Run<'a> {
@@ -64,8 +76,8 @@ impl<'a> Run<'a> {
         let id = flow_id.parse().map_err(|e| Error::damaged(format!("{e}")))?;
         let flow = job.shared.catalog.flow(id).await?;
         let known = job.shared.catalog.flow_run(job.job.id).await?;
-        if known.status.is_some() {
-            return Ok(Opened::Ended(report_of(&known)["summary"].clone()));
+        if let Some(status) = known.status {
+            return Ok(Opened::Ended(status, report_of(&known)["summary"].clone()));
         }
         let report = match report_of(&known) {
             Value::Object(report) => report,

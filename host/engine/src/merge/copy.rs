@@ -164,6 +164,7 @@ impl<'a> Copy<'a> {
         settle(shared, &mut source, from.id).await?;
         let (run, parent) = below(shared, &chain, to).await?;
         let repository = shared.catalog.repository(to).await?;
+        shared.disk_slots.bound(repository.id.into(), repository.max_disks);
         let (target, storage) = ObjectStore::open(shared, &repository, &job.job, None).await?;
         let new_parent =
             chain.iter().rev().nth(run.len() + 1).filter(|_| parent.is_some()).map(|link| link.id);

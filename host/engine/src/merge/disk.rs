@@ -33,7 +33,6 @@ impl PlannedDisk {
         progress: &Arc<Progress>,
     ) -> Result<StoredImage> {
         let slots = &job.shared.disk_slots;
-        slots.bound(repository.id.into(), repository.max_disks);
         let _slot = tokio::select! {
             slot = slots.queue([repository.id.into()]) => slot,
             () = job.cancel.cancelled() => return Err(Error::cancelled()),

@@ -59,26 +59,40 @@ impl PluginHost {
         let inspection = inspect(&bytes)?;
         let Manifest { name, version, .. } = &inspection.manifest;
         let known = self.catalog.list_plugins().await?;
-        if let Some(same) = known.iter().find(|known| known.name == *name && known.version == *version) {
-            if same.digest != inspection.digest {
-                tracing::warn!(
-                    plugin = name,
-                    version,
-                    "the folder holds other bytes under the installed version; they are not used"
-                );
-            }
+        let same = known.iter().find(|known| known.name == *name && known.version == *version);
+        if same.is_some_and(|same| same.digest != inspection.digest) {
+            tracing::warn!(
+                plugin = name,
+                version,
+                "the folder holds other bytes under the installed version; they are not used"
+            );
             return Ok(());
         }
-        let first = known.iter().all(|known| known.name != *name);
-        // The folder is the administrator's: what lies in it needs no signature.
-        self.install(bytes, None).await?;
-        if first {
+        let never = self.catalog.last_activated_plugin(name).await?.is_none();
+        if same.is_some() {
+            // It may be known only from before the catalog had components, or from a host that died half-way.
+            self.keep(&inspection.digest, &bytes).await?;
+            self.catalog.keep_plugin_component(&inspection.digest, &bytes).await?;
+            if !never {
+                return Ok(());
+            }
+        } else {
+            // The folder is the administrator's: what lies in it needs no signature.
+            match self.install(bytes, None).await {
+                // Another host that starts with the same folder was quicker.
+                Err(error) if error.kind() == ErrorKind::Conflict => {}
+                installed => drop(installed?),
+            }
+        }
+        let only_one = known.iter().all(|known| known.name != *name || known.version == *version);
+        if never && only_one {
             for capability in &inspection.manifest.capabilities {
                 self.grant(FIRST_PARTY, name, &capability.name).await?;
             }
         }
         if self.catalog.active_plugin(name).await?.is_none() {
-            self.activate(name, version).await?;
+            self.check(name, version).await?;
+            self.catalog.activate_plugin(name, version, UtcMillis::now()).await?;
         }
         tracing::info!(plugin = name, version, "installed a plugin that came with the product");
         Ok(())
@@ -114,20 +128,24 @@ impl PluginHost {
         Ok(record)
     }
 
-    /// Makes a version the one that new jobs use, once it has described itself as its manifest does.
-    async fn activate(&self, name: &str, version: &str) -> Result<PluginVersion> {
+    /// Sees that a version starts and describes itself as its manifest does.
+    async fn check(&self, name: &str, version: &str) -> Result<()> {
         let record = self.catalog.plugin_version(name, version).await?;
         let plugin = self.load(&record).await?;
-        self.runtime.self_check(&plugin).await?;
-        Ok(self.catalog.activate_plugin(name, version, UtcMillis::now()).await?)
+        Ok(self.runtime.self_check(&plugin).await?)
     }
 
-    /// What a version asks for that the one before it did not; nothing where there is none before.
+    /// What a version asks for that the one before it did not; nothing where there is none before. The version before it
+    /// is the one that was active last, in quarantine now or not, or else one that was granted anything.
     async fn asks_for_more(&self, name: &str, version: &str) -> Result<Vec<Capability>> {
-        let before = match self.catalog.active_plugin(name).await? {
+        let mut before = match self.catalog.active_plugin(name).await? {
             Some(active) => Some(active),
-            None => self.catalog.previous_plugin(name).await?,
+            None => self.catalog.last_activated_plugin(name).await?,
         };
+        if before.is_none() && !self.catalog.list_grants(name).await?.is_empty() {
+            let all = self.catalog.list_plugins().await?;
+            before = all.into_iter().rfind(|known| known.name == name && known.version != version);
+        }
         let Some(before) = before.filter(|before| before.version != version) else { return Ok(Vec::new()) };
         let wishes = |record: &PluginVersion| -> Result<Vec<Capability>> {
             Ok(Manifest::from_json(record.manifest_json.as_bytes())?.capabilities)
@@ -213,10 +231,12 @@ impl Engine {
                 Error::new(ErrorKind::Conflict, message).with_detail(json!({ "asks_for_more": document }))
             );
         }
-        plugins.activate(name, version).await?;
+        plugins.check(name, version).await?;
+        // Granted first: an active version that lacks what was approved would fail every job.
         for wish in &more {
             plugins.grant(actor, name, &wish.name).await?;
         }
+        self.catalog().activate_plugin(name, version, UtcMillis::now()).await?;
         let detail = json!({ "version": version, "approved": document });
         self.shared.audit(actor, "plugin.activate", name, detail).await;
         Ok(())

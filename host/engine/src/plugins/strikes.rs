@@ -1,8 +1,9 @@
 //! Keeps count of jobs in which a plugin misbehaved. Two in a row, on whichever hosts, and the version is in quarantine:
 //! no new job uses it until an administrator releases it. Jobs that run keep it, as all that they began belongs to it.
 //!
-//! A job that went well in between ends the row. Looking around for an administrator or a flow does not: a connector that
-//! lists its VMs well may still crash in every backup.
+//! A job that went well in between ends the row. A session outside of jobs (looking around for an administrator or a
+//! flow, a policy that is asked) ends only a row of such sessions: a connector that lists its VMs well may still crash in
+//! every backup.
 
 use serde_json::json;
 use tidemark_catalog::{AuditEntry, Catalog};
@@ -34,7 +35,6 @@ async fn count(catalog: &Catalog, audit: &mpsc::Sender<AuditEntry>, event: Condu
     let ConductEvent { plugin, version, label, fault } = event;
     let job = Some(label.as_str()).filter(|label| !label.is_empty());
     let Some(fault) = fault else {
-        let Some(job) = job else { return };
         if let Err(error) = catalog.absolve_plugin(&plugin, &version, job).await {
             tracing::warn!(plugin, version, error = %Error::from(error).chain(), "a good session is not counted");
         }
@@ -43,8 +43,7 @@ async fn count(catalog: &Catalog, audit: &mpsc::Sender<AuditEntry>, event: Condu
     let reason = fault.to_string();
     tracing::warn!(plugin, version, job = label, reason, "a plugin misbehaved");
     match catalog.strike_plugin(&plugin, &version, job, &reason).await {
-        // Another session may have struck it out already: it is said once.
-        Ok(now) if now.quarantine.as_deref() == Some(reason.as_str()) => {
+        Ok((_, true)) => {
             tracing::error!(plugin, version, reason, "the plugin version is in quarantine from now on");
             let entry = AuditEntry {
                 at: UtcMillis::now(),

@@ -2,6 +2,7 @@
 //! million backups need no more memory than one VM's.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::{StreamExt as _, stream};
 use serde_json::{Value, json};
@@ -120,7 +121,9 @@ pub(crate) async fn run(job: &Arc<JobContext>) -> Result<Value> {
     loop {
         let page = shared.catalog.vms_in_repository(id, after, PAGE).await?;
         let Some(last) = page.last().copied() else { break };
-        let looks = stream::iter(page).map(|vm_id| one(job, &repository, &covers, &actor, vm_id, dry_run));
+        let stop = &AtomicBool::new(false);
+        let looks =
+            stream::iter(page).map(|vm_id| one(job, &repository, &covers, &actor, vm_id, dry_run, stop));
         let mut looks = looks.buffered(AT_ONCE);
         let mut failed = None;
         // Those that are under way are never broken off in the middle of what they carry out.
@@ -128,6 +131,7 @@ pub(crate) async fn run(job: &Arc<JobContext>) -> Result<Value> {
             match looked {
                 Ok((decided, deletion)) => tally.add(&decided, deletion.as_ref()),
                 Err(error) => {
+                    stop.store(true, Ordering::Relaxed);
                     failed.get_or_insert(error);
                 }
             }
@@ -147,8 +151,12 @@ async fn one(
     actor: &str,
     vm_id: VmId,
     dry_run: bool,
+    stop: &AtomicBool,
 ) -> Result<(VmRetention, Option<Job>)> {
     job.check_cancelled()?;
+    if stop.load(Ordering::Relaxed) {
+        return Err(Error::cancelled());
+    }
     let shared = &job.shared;
     let vm = shared.catalog.vm(vm_id).await?;
     let cover = covers.of_vm(&vm);
