@@ -69,7 +69,8 @@ impl FilePluginTrust {
         // compiles by itself.
         let program = PathBuf::from("/proc/self/exe");
         let arguments = vec!["compile-component".into()];
-        let compiler = program.exists().then(|| Compiler { program, arguments, limits });
+        let compiler =
+            Some(Compiler { program, arguments, limits }).filter(|compiler| compiler.program.exists());
         Ok(PluginOptions { dir, trust, compiler })
     }
 }
