@@ -25,12 +25,12 @@ pub(crate) fn surroundings(command: &mut Command) -> &mut Command {
 }
 
 /// An author at work, without a server.
-struct Author {
+pub(crate) struct Author {
     home: tempfile::TempDir,
 }
 
 impl Author {
-    fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         Ok(Self { home: tempfile::Builder::new().prefix("tidemark-kit-").tempdir()? })
     }
 
@@ -41,7 +41,7 @@ impl Author {
         Ok(command)
     }
 
-    fn outcome(&self, args: &[&str]) -> Result<Outcome> {
+    pub(crate) fn outcome(&self, args: &[&str]) -> Result<Outcome> {
         let output = self.command()?.args(args).arg("--json").output()?;
         Ok(Outcome {
             command: format!("tidemark {}", args.join(" ")),
@@ -51,16 +51,16 @@ impl Author {
         })
     }
 
-    fn run(&self, args: &[&str]) -> Result<Value> {
+    pub(crate) fn run(&self, args: &[&str]) -> Result<Value> {
         self.outcome(args)?.expect(0)
     }
 
-    fn path(&self, place: &str) -> PathBuf {
+    pub(crate) fn path(&self, place: &str) -> PathBuf {
         self.home.path().join(place)
     }
 
     /// Replaces a text that has to be there.
-    fn edit(&self, place: &str, from: &str, to: &str) -> Result<()> {
+    pub(crate) fn edit(&self, place: &str, from: &str, to: &str) -> Result<()> {
         let text = fs::read_to_string(self.path(place))?;
         ensure!(text.contains(from), "{place} does not contain '{from}'");
         Ok(fs::write(self.path(place), text.replace(from, to))?)
@@ -68,12 +68,16 @@ impl Author {
 
     /// A new plugin, of which nothing was built: the target folder is one for all, also for the tests' last run.
     fn begins(&self, kind: &str, name: &str) -> Result<()> {
+        self.begins_in("rust", kind, name)
+    }
+
+    pub(crate) fn begins_in(&self, language: &str, kind: &str, name: &str) -> Result<()> {
         let left = target().join("components/plugins").join(format!("{name}.wasm"));
         if left.exists() {
             fs::remove_file(left)?;
         }
-        let begun = self.run(&["plugin", "new", name, "--kind", kind])?;
-        ensure!(begun["kind"] == kind && begun["dir"] == name, "{begun}");
+        let begun = self.run(&["plugin", "new", name, "--kind", kind, "--lang", language])?;
+        ensure!(begun["kind"] == kind && begun["language"] == language && begun["dir"] == name, "{begun}");
         Ok(())
     }
 
@@ -178,6 +182,35 @@ fn what_comes_with_the_product_keeps_to_the_contract() -> Result<()> {
     }
     let snapshots = simulator.snapshots("web01")?;
     ensure!(snapshots.is_empty(), "snapshots on the VM: {snapshots:?}");
+    replays_without_a_server(&author, simulator, &settings)
+}
+
+/// What `vcenter` says to the simulator is recorded; then it is given again by nobody, and has to be the same.
+fn replays_without_a_server(author: &Author, simulator: Simulator, settings: &[String]) -> Result<()> {
+    let source = checkout().join("plugins/vcenter").display().to_string();
+    let file = author.path("talk.json").display().to_string();
+    let mut args = vec!["plugin", "test", source.as_str(), "--record", &file];
+    args.extend(settings.iter().map(String::as_str));
+    let tried = author.run(&args)?;
+    ensure!(tried["failed"] == 0, "{tried}");
+    let password = simulator.endpoints.password.clone();
+    drop(simulator);
+    let talk = fs::read_to_string(&file)?;
+    ensure!(talk.contains("RetrieveServiceContent") && !talk.contains(&password), "the recording: {talk}");
+    let replay = ["plugin", "test", source.as_str(), "--replay", &file];
+    let tried = author.run(&replay)?;
+    ensure!(tried["failed"] == 0, "{tried}");
+    ensure!(tried.to_string().contains("its requests are the recorded ones"), "{tried}");
+    // Another question than the recorded one is not answered.
+    fs::write(&file, talk.replacen("RetrieveServiceContent", "RetrieveOtherContent", 1))?;
+    let tried = author.outcome(&replay)?.expect(1)?;
+    let strayed = tried["checks"].as_array().and_then(|checks| checks.last()).context("a check")?;
+    ensure!(
+        strayed["problem"].as_str().is_some_and(|why| why.contains("request 1: the body of")),
+        "{strayed}"
+    );
+    let refused = author.outcome(&["plugin", "test", &source, "--record", &file])?;
+    ensure!(refused.code == 1 && refused.stderr.contains("making the recording"), "{refused:?}");
     Ok(())
 }
 

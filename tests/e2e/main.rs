@@ -32,6 +32,7 @@ mod hosts;
 mod https;
 mod image_map;
 mod kit;
+mod languages;
 mod limits;
 mod main_job;
 mod plugins;

@@ -68,7 +68,10 @@ pub use secrets::KEY_VARIABLE;
 pub use space::RepositorySpace;
 pub use store::FileSystemSpace;
 pub use tidemark_notify::{Address, Login, MailSettings, Secret, Security};
-pub use tidemark_plugins::{CompileLimits, Compiler, Finding, Severity, VirtualDisk, VirtualMachine};
+pub use tidemark_plugins::{
+    CompileLimits, Compiler, Finding, Product, Severity, VirtualDisk, VirtualMachine,
+};
 pub use tidemark_policy::{Diagnostic, Severity as DiagnosticSeverity};
 pub use tokens::ADMIN_TOKEN_FILE;
 pub use verify::{VerifyChainOptions, VerifyChainReport, verify_chain};
+pub use vms::TestedConnector;

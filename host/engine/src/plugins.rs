@@ -173,6 +173,7 @@ impl PluginHost {
             label: job.map_or_else(String::new, |id| id.to_string()),
             audit: Some(self.audit.clone()),
             conduct: Some(self.conduct.clone()),
+            conversation: None,
         })
     }
 

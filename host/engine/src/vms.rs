@@ -3,24 +3,44 @@
 use serde_json::json;
 use tidemark_catalog::{Connector as ConnectorRecord, Job, SeenVm, Vm};
 use tidemark_model::{BackupId, ConnectorId, JobKind};
-use tidemark_plugins::{Finding, VirtualMachine};
+use tidemark_plugins::{
+    Connector, Error as PluginError, ErrorKind as PluginErrorKind, Finding, Product, VirtualMachine,
+};
 
 use crate::engine::{Engine, Shared};
 use crate::error::{Error, ErrorKind, Result};
 use crate::requests::{Asked, BackupPayload, BackupRequest, BackupView, SubmittedBackup};
 use crate::{backup, inventory, plugins, throttle};
 
+/// What a test of a connection found.
+#[derive(Debug, Clone)]
+pub struct TestedConnector {
+    /// What the connection leads to; none where the plugin does not say.
+    pub product: Option<Product>,
+    /// What was found.
+    pub findings: Vec<Finding>,
+}
+
+async fn tested(connector: &mut Connector) -> std::result::Result<TestedConnector, PluginError> {
+    let findings = connector.check().await?;
+    let product = match connector.identify().await {
+        Err(error) if *error.kind() == PluginErrorKind::Unsupported => None,
+        said => said?,
+    };
+    Ok(TestedConnector { product, findings })
+}
+
 impl Engine {
-    /// Logs in and reports what stands in the way of backups.
+    /// Logs in and reports what is there and what stands in the way of backups.
     ///
     /// # Errors
     /// Not found; whatever the hypervisor or the plugin answers.
-    pub async fn test_connector(&self, name_or_id: &str) -> Result<Vec<Finding>> {
+    pub async fn test_connector(&self, name_or_id: &str) -> Result<TestedConnector> {
         let record = self.connector(name_or_id).await?;
         let (mut connector, _) = self.shared.open_connector(&record, None, None).await?;
-        let findings = connector.check().await;
+        let tested = tested(&mut connector).await;
         plugins::log_out(connector).await;
-        findings.map_err(|error| {
+        tested.map_err(|error| {
             let error = Error::from(error);
             if error.kind() != ErrorKind::Auth {
                 return error;

@@ -44,6 +44,24 @@ pub(crate) mod connector {
     });
 }
 
+/// The optional interface of connectors that the contract 0.2.0 brought.
+pub(crate) mod about {
+    wasmtime::component::bindgen!({
+        inline: "
+            package tidemark:host-bindings;
+            world optional {
+                export tidemark:plugin/about@0.2.0;
+            }
+        ",
+        path: ["../../sdk/wit", "../../sdk/wit/0.2"],
+        world: "tidemark:host-bindings/optional",
+        exports: { default: async },
+        with: {
+            "tidemark:plugin/types@0.1.0": crate::bindings::host::tidemark::plugin::types,
+        },
+    });
+}
+
 pub(crate) mod storage {
     wasmtime::component::bindgen!({
         path: "../../sdk/wit",

@@ -1,8 +1,9 @@
-//! From a plugin's source folder to one component file: cargo for wasm32-unknown-unknown, then made into a component
-//! in this process, then the manifest from `plugin.toml` put into it.
+//! From a plugin's source folder to one component file: made by the tools of its language, then the manifest from
+//! `plugin.toml` put into it.
 //!
-//! The import list of the result *is* its list of abilities, as that target has no operating system behind it.
+//! The import list of the result *is* its list of abilities: no operating system is behind it.
 
+mod language;
 mod toolchain;
 
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use crate::error::{Error, ErrorKind};
 use crate::inspect::inspect;
 use crate::manifest::{Capability, LanguageRuntime, Manifest, PluginKind, attach_manifest};
 
+pub use language::Language;
 pub use toolchain::BuildMethod;
 
 /// Where things go.
@@ -32,8 +34,8 @@ pub struct BuiltPlugin {
     pub path: PathBuf,
     /// Its manifest.
     pub manifest: Manifest,
-    /// Which way worked.
-    pub method: BuildMethod,
+    /// By what it was made, in words.
+    pub method: String,
     /// SHA-256 of the component, in hexadecimal.
     pub digest: String,
 }
@@ -60,19 +62,28 @@ enum SettingsSource {
     Inline(serde_json::Value),
 }
 
-/// Builds the plugin whose `Cargo.toml` and `plugin.toml` lie in `dir`. Blocks; cargo's messages go to stderr.
+/// Builds the plugin whose `plugin.toml` lies in `dir`, in the language that the folder shows. Blocks; the tools' messages go
+/// to stderr.
 ///
 /// # Errors
 /// [`ErrorKind::Build`] where no way to build works here (with what to install) or the source does not compile,
 /// [`ErrorKind::Load`] where the manifest is wrong or the component does not fit its world.
 pub fn build_plugin(dir: &Path, options: &BuildOptions) -> Result<BuiltPlugin, Error> {
     let manifest = manifest_from_source(dir)?;
-    let method = BuildMethod::find()?;
-    tracing::info!(plugin = %manifest.name, method = %method, "building a plugin");
     let target_dir = options.target_dir.clone().unwrap_or_else(|| default_target_dir(dir));
-    let module = run_cargo(dir, &target_dir, &method)?;
-    let core = std::fs::read(&module).map_err(|error| failed(format!("{}: {error}", module.display())))?;
-    let component = attach_manifest(&componentize(&core)?, &manifest)?;
+    let (component, method) = match Language::of(dir)? {
+        Language::Rust => {
+            let method = BuildMethod::find()?;
+            tracing::info!(plugin = %manifest.name, method = %method, "building a plugin");
+            let module = run_cargo(dir, &target_dir, &method)?;
+            let core =
+                std::fs::read(&module).map_err(|error| failed(format!("{}: {error}", module.display())))?;
+            (componentize(&core)?, method.to_string())
+        }
+        Language::JavaScript => (language::javascript(dir, &manifest)?, "componentize-js".to_owned()),
+        Language::Python => (language::python(dir, &manifest)?, "componentize-py".to_owned()),
+    };
+    let component = attach_manifest(&component, &manifest)?;
     let inspection = inspect(&component)?;
     if let Some(problem) = inspection.problem {
         return Err(Error::new(ErrorKind::Load, "build", problem).of(&manifest.name, &manifest.version));
@@ -135,20 +146,13 @@ pub fn built_component(dir: &Path, name: &str) -> Option<PathBuf> {
     places.into_iter().filter(|path| built(path).is_some()).max_by_key(built)
 }
 
-/// Runs the plugin's own tests on this machine, with the everyday cargo; all of their output goes to stderr.
+/// Runs the plugin's own tests on this machine, with the everyday tools of its language; all of their output goes to
+/// stderr.
 ///
 /// # Errors
-/// [`ErrorKind::Build`] where cargo does not start or a test fails.
+/// [`ErrorKind::Build`] where the tool does not start or a test fails.
 pub fn run_own_tests(dir: &Path) -> Result<(), Error> {
-    let mut command = toolchain::native_cargo();
-    let ended = command
-        .current_dir(dir)
-        .arg("test")
-        .stdin(Stdio::null())
-        .stdout(std::io::stderr())
-        .status()
-        .map_err(|error| failed(format!("cargo does not start: {error}")))?;
-    if ended.success() { Ok(()) } else { Err(failed(format!("cargo test failed ({ended})"))) }
+    language::own_tests(dir)
 }
 
 /// Turns a core module that a guest library's build gave into a component; leaves a component as it is.

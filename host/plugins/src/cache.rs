@@ -6,7 +6,6 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest as _, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
@@ -51,7 +50,7 @@ impl CompileCache {
     }
 
     fn store(&self, path: &Path, code: &[u8]) -> std::io::Result<()> {
-        let sum = hex::encode(Sha256::digest(code));
+        let sum = blake3::hash(code).to_hex();
         for (path, bytes) in [(path, code), (&sum_path(path), sum.as_bytes())] {
             let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
             file.write_all(bytes)?;
@@ -63,14 +62,14 @@ impl CompileCache {
 }
 
 fn sum_path(path: &Path) -> PathBuf {
-    path.with_extension("sha256")
+    path.with_extension("blake3")
 }
 
 /// A file that is missing, torn or of another compiler is none.
 fn load(engine: &Engine, path: &Path) -> Option<Component> {
     let expected = std::fs::read_to_string(sum_path(path)).ok()?;
     let code = std::fs::read(path).ok()?;
-    if hex::encode(Sha256::digest(&code)) != expected {
+    if blake3::hash(&code).to_hex().as_str() != expected {
         tracing::warn!(path = %path.display(), "a compiled plugin was damaged; compiling it again");
         return None;
     }

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::build::{built_component, unchecked_from_source};
+use crate::contract::HTTP;
 use crate::error::Error;
-use crate::inspect::{Interfaces, interfaces, is_interface, misfits};
+use crate::inspect::{Interfaces, interfaces, misfits};
 use crate::manifest::{Capability, Manifest, PluginKind, read_unchecked};
 
 /// What was looked at, and what is wrong.
@@ -132,10 +133,10 @@ fn of_component(manifest: &Manifest, bytes: &[u8]) -> Vec<String> {
 
 /// HTTP is the one capability whose use shows in the imports: the others are used by what a plugin answers.
 fn of_imports(manifest: &Manifest, imports: &[String]) -> Option<String> {
-    if !manifest.kind.imports().contains(&"http") {
+    if !manifest.kind.imports().contains(&HTTP) {
         return None;
     }
-    let imported = imports.iter().any(|import| is_interface(import, "http"));
+    let imported = imports.iter().any(|import| HTTP.is(import));
     let asked = manifest.capabilities.iter().any(|capability| capability.name == "http");
     match (imported, asked) {
         (true, false) => {
@@ -151,7 +152,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::manifest::CONTRACT;
+    use crate::contract::CONTRACT;
 
     fn asking(kind: PluginKind, name: &str, target: &str) -> Manifest {
         Manifest {

@@ -22,6 +22,7 @@ use tidemark_model::{RetentionPoint, UtcMillis};
 
 use crate::error::Error;
 use crate::grants::Grants;
+use crate::http::Conversation;
 use crate::manifest::{Manifest, PluginKind};
 use crate::offered::disk::ReadOnlyDisk;
 use crate::runtime::{Plugin, Runtime, RuntimeOptions};
@@ -43,6 +44,8 @@ pub struct Trial {
     pub now: UtcMillis,
     /// For a file-system reader, a disk that it has to know.
     pub disk: Option<Arc<dyn ReadOnlyDisk>>,
+    /// Records what the plugin says over HTTP, or answers in the servers' place.
+    pub conversation: Option<Conversation>,
 }
 
 /// One duty, and what became of it.
@@ -75,6 +78,9 @@ pub async fn try_out(component: &[u8], trial: &Trial) -> Vec<Check> {
     let mut report = Report::default();
     // What ends a suite early is in the report already.
     let _ = run(component, trial, &mut report).await;
+    if let Some(conversation) = trial.conversation.as_ref().filter(|conversation| conversation.replays()) {
+        report.settle("its requests are the recorded ones", conversation.went_as_recorded());
+    }
     report.0
 }
 
@@ -102,6 +108,7 @@ impl Trial {
             settings_json: Value::Object(self.settings_of(plugin.manifest())).to_string(),
             secrets: self.secrets.clone(),
             grants: grants.unwrap_or_default(),
+            conversation: self.conversation.clone(),
             ..Session::bare("conformance")
         }
     }
@@ -135,7 +142,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::manifest::CONTRACT;
+    use crate::contract::CONTRACT;
 
     #[test]
     fn defaults_count_where_nothing_is_given() {

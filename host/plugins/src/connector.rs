@@ -2,6 +2,7 @@
 //! cannot be ends the session.
 
 mod areas;
+mod exports;
 mod transport;
 mod types;
 
@@ -9,15 +10,15 @@ use std::collections::HashSet;
 
 use tidemark_model::{ByteLen, ChangeId, DiskKey, ExtentList};
 
-use crate::bindings::connector as wit;
 use crate::bindings::connector::exports::tidemark::plugin::hypervisor as hv;
 use crate::error::Error;
 use crate::guest::{Guest, call_guest};
 
+pub(crate) use exports::{Exports, LinkedConnector};
 pub use transport::{DiskLease, HttpSource, Transport, VddkSource};
 pub use types::{
-    Finding, OwnSnapshot, PowerState, PreflightReport, Severity, Since, Snapshot, SnapshotDisk, VirtualDisk,
-    VirtualMachine,
+    Finding, OwnSnapshot, PowerState, PreflightReport, Product, Severity, Since, Snapshot, SnapshotDisk,
+    VirtualDisk, VirtualMachine,
 };
 
 /// Virtual machines asked for at once.
@@ -29,12 +30,12 @@ const MAX_TOKEN_BYTES: usize = 64 << 10;
 
 /// A running connector.
 pub struct Connector {
-    guest: Guest<wit::Connector>,
+    guest: Guest<Exports>,
 }
 
 impl Connector {
     /// Running and who it claims to be, but not configured.
-    pub(crate) async fn described(guest: Guest<wit::Connector>, contract: &str) -> Result<Self, Error> {
+    pub(crate) async fn described(guest: Guest<Exports>, contract: &str) -> Result<Self, Error> {
         let mut connector = Self { guest };
         let guest = &mut connector.guest;
         let said = call_guest!(guest, "describe", tidemark_plugin_hypervisor.call_describe());
@@ -42,11 +43,7 @@ impl Connector {
         Ok(connector)
     }
 
-    pub(crate) async fn start(
-        guest: Guest<wit::Connector>,
-        contract: &str,
-        settings: &str,
-    ) -> Result<Self, Error> {
+    pub(crate) async fn start(guest: Guest<Exports>, contract: &str, settings: &str) -> Result<Self, Error> {
         let mut connector = Self::described(guest, contract).await?;
         let guest = &mut connector.guest;
         let configured = call_guest!(guest, "configure", tidemark_plugin_hypervisor.call_configure(settings));
@@ -63,6 +60,17 @@ impl Connector {
         let result = call_guest!(guest, "check", tidemark_plugin_hypervisor.call_check());
         let findings = guest.returned("check", result)?;
         Ok(guest.bounded("check", findings)?.into_iter().map(types::finding).collect())
+    }
+
+    /// What it talks to; none where the plugin does not say.
+    ///
+    /// # Errors
+    /// See [`crate::ErrorKind`].
+    pub async fn identify(&mut self) -> Result<Option<Product>, Error> {
+        let guest = &mut self.guest;
+        let Some(found) = guest.bindings.about() else { return Ok(None) };
+        let result = call_guest!(guest, "identify", found => about.call_identify());
+        guest.returned("identify", result).map(|product| Some(types::product(product)))
     }
 
     /// The whole inventory.
@@ -272,7 +280,7 @@ impl Connector {
 }
 
 fn check_token(
-    guest: &mut Guest<wit::Connector>,
+    guest: &mut Guest<Exports>,
     operation: &'static str,
     what: &str,
     token: &str,

@@ -40,13 +40,16 @@ enum Progress {
     Ended(Error),
 }
 
-/// Calls an export of the guest's interface and settles what becomes of it. `settle` is for exports that return a
-/// WIT `result`, `plain` for those that do not.
+/// Calls an export of the guest's interface, or of another one that was taken from its bindings, and settles what becomes
+/// of it.
 macro_rules! call_guest {
-    ($guest:expr, $operation:literal, $interface:ident.$function:ident($($argument:expr),*)) => {{
+    ($guest:expr, $operation:literal, $interface:ident.$function:ident($($argument:expr),*)) => {
+        call_guest!($guest, $operation, $guest.bindings.$interface() => interface.$function($($argument),*))
+    };
+    ($guest:expr, $operation:literal, $from:expr => $interface:ident.$function:ident($($argument:expr),*)) => {{
         let limit = $guest.begin($operation)?;
-        let interface = $guest.bindings.$interface();
-        let outcome = tokio::time::timeout(limit, interface.$function(&mut $guest.store, $($argument),*)).await;
+        let $interface = $from;
+        let outcome = tokio::time::timeout(limit, $interface.$function(&mut $guest.store, $($argument),*)).await;
         $guest.settle($operation, outcome)?
     }};
 }
@@ -77,24 +80,17 @@ impl<B> Guest<B> {
         operation: &'static str,
         outcome: Result<wasmtime::Result<T>, tokio::time::error::Elapsed>,
     ) -> Result<T, Error> {
-        let waited;
-        let (kind, message) = match outcome {
+        let Stopped { kind, message, at_fault } = match outcome {
             Ok(Ok(value)) => {
                 self.progress = Progress::Ready;
                 self.worked |= !STARTING.contains(&operation);
                 return Ok(value);
             }
-            Ok(Err(error)) => {
-                waited = only_waited(self.store.data(), &error);
-                why_stopped(self.store.data_mut(), &error)
-            }
-            Err(_) => {
-                waited = true;
-                (ErrorKind::Timeout, timeout_message(self.store.data()))
-            }
+            Ok(Err(error)) => Stopped::by(self.store.data_mut(), &error),
+            Err(_) => Stopped::waiting(self.store.data()),
         };
         let error = self.error(kind, operation, message);
-        self.fault = Some(error.clone()).filter(|error| !waited && error.is_misbehaviour());
+        self.fault = at_fault.then(|| error.clone());
         self.progress = Progress::Ended(error.clone());
         Err(error)
     }
@@ -187,34 +183,47 @@ pub(crate) fn arm(store: &mut Store<State>) -> Duration {
     timeout + GRACE
 }
 
-/// Whether a guest was stopped because its call took too long, and not because it computed too long: calls of the host
-/// end with the guest's own time, so that it is stopped right after one in which it waited for somebody else.
-pub(crate) fn only_waited(state: &State, error: &wasmtime::Error) -> bool {
-    state.stopped.is_none() && matches!(error.downcast_ref::<Trap>(), Some(Trap::Interrupt))
+/// Why a guest was stopped.
+pub(crate) struct Stopped {
+    pub(crate) kind: ErrorKind,
+    pub(crate) message: String,
+    /// Whether the guest alone is to blame, and not somebody else for whom it waited.
+    pub(crate) at_fault: bool,
 }
 
-/// Why a guest was stopped.
-pub(crate) fn why_stopped(state: &mut State, error: &wasmtime::Error) -> (ErrorKind, String) {
-    if let Some(why) = state.stopped.take() {
-        return why;
-    }
-    match error.downcast_ref::<Trap>() {
-        Some(Trap::Interrupt) => (ErrorKind::Timeout, timeout_message(state)),
-        Some(Trap::OutOfFuel) => (ErrorKind::Limit, "it used up the instructions of one call".to_owned()),
-        Some(trap) => (ErrorKind::Trap, format!("the guest crashed: {trap}")),
-        None => {
-            let text = format!("{error:#}");
-            if text.contains("allocated for hostcalls") {
-                let limit = state.limits.transfer_bytes;
-                return (ErrorKind::Limit, format!("it passed more than {limit} bytes to the host at once"));
+impl Stopped {
+    /// By an error that unwound it. One whose call took too long, though it never computed too long, waited: calls of the
+    /// host end with the guest's own time, so that it is stopped right after one in which it waited.
+    pub(crate) fn by(state: &mut State, error: &wasmtime::Error) -> Self {
+        let at_fault = |kind, message| Self { kind, message, at_fault: true };
+        if let Some((kind, message)) = state.stopped.take() {
+            return at_fault(kind, message);
+        }
+        match error.downcast_ref::<Trap>() {
+            Some(Trap::Interrupt) => Self::waiting(state),
+            Some(Trap::OutOfFuel) => {
+                at_fault(ErrorKind::Limit, "it used up the instructions of one call".to_owned())
             }
-            (ErrorKind::Invalid, format!("the guest's answer cannot be read: {}", short(&text, 500)))
+            Some(trap) => at_fault(ErrorKind::Trap, format!("the guest crashed: {trap}")),
+            None => {
+                let text = format!("{error:#}");
+                if text.contains("allocated for hostcalls") {
+                    let limit = state.limits.transfer_bytes;
+                    let message = format!("it passed more than {limit} bytes to the host at once");
+                    return at_fault(ErrorKind::Limit, message);
+                }
+                let message = format!("the guest's answer cannot be read: {}", short(&text, 500));
+                at_fault(ErrorKind::Invalid, message)
+            }
         }
     }
-}
 
-fn timeout_message(state: &State) -> String {
-    format!("the call did not end within {} ms", state.limits.call_timeout.as_millis())
+    /// Because its time was over while it waited.
+    pub(crate) fn waiting(state: &State) -> Self {
+        let limit = state.limits.call_timeout.as_millis();
+        let message = format!("the call did not end within {limit} ms");
+        Self { kind: ErrorKind::Timeout, message, at_fault: false }
+    }
 }
 
 fn reset(detail: Option<&str>) -> ErrorKind {
@@ -229,6 +238,7 @@ fn reset(detail: Option<&str>) -> ErrorKind {
     }
 }
 
-fn short(text: &str, limit: usize) -> String {
+/// At most so many characters of what a guest says, all of them printable.
+pub(crate) fn short(text: &str, limit: usize) -> String {
     printable(text).chars().take(limit).collect()
 }

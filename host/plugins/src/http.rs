@@ -3,6 +3,7 @@
 //! resolved address is checked and exactly that address is connected to, so that a name cannot change its mind.
 
 mod address;
+mod conversation;
 mod range;
 mod tls;
 
@@ -23,6 +24,7 @@ use tokio::task::JoinSet;
 use crate::manifest::Network;
 
 pub use address::check as check_address;
+pub use conversation::{Conversation, Exchange, RecordedAnswer, RecordedPart, RecordedRequest};
 pub use range::RangeReader;
 pub(crate) use tls::Trust;
 

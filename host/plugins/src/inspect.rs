@@ -1,10 +1,11 @@
 //! What is in a component, without running it: manifest, digest, imports, exports, and whether they fit the world
 //! of its kind.
 
-use wasmparser::{Encoding, Parser, Payload};
+use wasmparser::{BinaryReaderError, Encoding, Parser, Payload};
 
 use crate::error::{Error, ErrorKind};
-use crate::manifest::{LanguageRuntime, Manifest, contract_fits, digest, read_manifest};
+use crate::manifest::{LanguageRuntime, Manifest, digest, read_manifest};
+use crate::offered::wasi;
 
 /// What was found in a component.
 #[derive(Debug, Clone)]
@@ -28,9 +29,17 @@ pub struct Inspection {
 /// # Errors
 /// [`ErrorKind::Load`] where the bytes are no valid component or have no manifest.
 pub fn inspect(component: &[u8]) -> Result<Inspection, Error> {
+    let found = look(component)?;
+    validate(component).map_err(|error| error.of(&found.manifest.name, &found.manifest.version))?;
+    Ok(found)
+}
+
+/// The same without a look into the functions, which takes the most time: for components that were validated before, or
+/// are when they are compiled.
+pub(crate) fn look(component: &[u8]) -> Result<Inspection, Error> {
     let manifest = read_manifest(component)?;
     let Interfaces { imports, exports } =
-        interfaces(component).map_err(|error| error.of(&manifest.name, &manifest.version))?;
+        names(component).map_err(|error| damaged(&error).of(&manifest.name, &manifest.version))?;
     let problem = misfits(&manifest, &imports, &exports).into_iter().next();
     Ok(Inspection { digest: digest(component), size: component.len(), manifest, imports, exports, problem })
 }
@@ -46,21 +55,29 @@ pub(crate) struct Interfaces {
 /// # Errors
 /// [`ErrorKind::Load`] where the bytes are no valid component.
 pub(crate) fn interfaces(component: &[u8]) -> Result<Interfaces, Error> {
-    let damaged = |error: wasmparser::BinaryReaderError| {
-        Error::new(ErrorKind::Load, "inspect", format!("the component is damaged: {error}"))
-    };
-    wasmparser::Validator::new().validate_all(component).map_err(damaged)?;
-    let (imports, exports) = names(component).map_err(damaged)?;
-    Ok(Interfaces { imports, exports })
+    validate(component)?;
+    names(component).map_err(|error| damaged(&error))
 }
 
-fn names(component: &[u8]) -> Result<(Vec<String>, Vec<String>), wasmparser::BinaryReaderError> {
+/// Checks every byte of a component, functions included.
+///
+/// # Errors
+/// [`ErrorKind::Load`] where it is no valid component.
+pub(crate) fn validate(component: &[u8]) -> Result<(), Error> {
+    wasmparser::Validator::new().validate_all(component).map(drop).map_err(|error| damaged(&error))
+}
+
+fn damaged(error: &BinaryReaderError) -> Error {
+    Error::new(ErrorKind::Load, "inspect", format!("the component is damaged: {error}"))
+}
+
+fn names(component: &[u8]) -> Result<Interfaces, BinaryReaderError> {
     let (mut imports, mut exports) = (Vec::new(), Vec::new());
     let mut depth = 0_usize;
     for payload in Parser::new(0).parse_all(component) {
         match payload? {
             Payload::Version { encoding: Encoding::Module | Encoding::Component, .. } => depth += 1,
-            Payload::End(_) => depth -= 1,
+            Payload::End(_) => depth = depth.saturating_sub(1),
             Payload::ComponentImportSection(section) if depth == 1 => {
                 for import in section {
                     imports.push(import?.name.name.to_owned());
@@ -74,7 +91,7 @@ fn names(component: &[u8]) -> Result<(Vec<String>, Vec<String>), wasmparser::Bin
             _ => {}
         }
     }
-    Ok((imports, exports))
+    Ok(Interfaces { imports, exports })
 }
 
 /// Every way in which a component does not fit the world of its kind.
@@ -82,21 +99,22 @@ pub(crate) fn misfits(manifest: &Manifest, imports: &[String], exports: &[String
     let kind = manifest.kind;
     let mut problems = Vec::new();
     for import in imports {
-        let of_world = kind.imports().iter().any(|name| is_interface(import, name));
-        let of_runtime = manifest.runtime == Some(LanguageRuntime::Wasi02) && import.starts_with("wasi:");
+        let of_world = kind.imports().iter().any(|interface| interface.is(import));
+        let of_runtime = manifest.runtime == Some(LanguageRuntime::Wasi02) && wasi::offers(import);
         if !of_world && !of_runtime {
             problems.push(format!("it imports {import}, which the world {kind} does not name"));
         }
     }
-    if !exports.iter().any(|export| is_interface(export, kind.export())) {
-        problems.push(format!("it does not export tidemark:plugin/{}, as a {kind} has to", kind.export()));
+    if !exports.iter().any(|export| kind.export().is(export)) {
+        problems.push(format!("it does not export {}, as a {kind} has to", kind.export()));
+    }
+    for optional in kind.optional_exports() {
+        if !optional.is_in(&manifest.contract) && exports.iter().any(|export| optional.is(export)) {
+            problems.push(format!(
+                "it exports {optional}, which its contract {} does not have: name a newer one in plugin.toml",
+                manifest.contract
+            ));
+        }
     }
     problems
-}
-
-/// Whether `full` is `tidemark:plugin/<name>` of a contract that this host speaks.
-pub(crate) fn is_interface(full: &str, name: &str) -> bool {
-    full.strip_prefix("tidemark:plugin/")
-        .and_then(|rest| rest.split_once('@'))
-        .is_some_and(|(interface, version)| interface == name && contract_fits(version))
 }

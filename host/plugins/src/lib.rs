@@ -14,6 +14,7 @@ mod compile;
 mod conduct;
 pub mod conformance;
 mod connector;
+mod contract;
 mod error;
 mod filesystem;
 mod grants;
@@ -36,20 +37,23 @@ pub use check::{Checked, check_component, check_source};
 pub use compile::{CompileLimits, Compiler, run_compiler};
 pub use conduct::{ConductEvent, ConductSink};
 pub use connector::{
-    Connector, DiskLease, Finding, HttpSource, OwnSnapshot, PowerState, PreflightReport, Severity, Since,
-    Snapshot, SnapshotDisk, Transport, VddkSource, VirtualDisk, VirtualMachine,
+    Connector, DiskLease, Finding, HttpSource, OwnSnapshot, PowerState, PreflightReport, Product, Severity,
+    Since, Snapshot, SnapshotDisk, Transport, VddkSource, VirtualDisk, VirtualMachine,
 };
+pub use contract::{CONTRACT, CONTRACTS};
 pub use error::{Error, ErrorKind};
 pub use filesystem::{
     DirectoryEntry, EntryPage, GuestFilesystem, NamedStream, NodeKind, NodeStat, VolumeId, VolumeInfo,
 };
 pub use grants::{Denied, Grant, Grants, ParseGrantError, Rights, Target, covers};
-pub use http::{RangeReader, check_address};
+pub use http::{
+    Conversation, Exchange, RangeReader, RecordedAnswer, RecordedPart, RecordedRequest, check_address,
+};
 pub use inspect::{Inspection, inspect};
 pub use limits::Limits;
 pub use manifest::{
-    CONTRACT, Capability, LanguageRuntime, MAX_COMPONENT_BYTES, Manifest, NAME_RULE, Network, PluginKind,
-    SECTION, attach_manifest, digest, is_plugin_name, read_manifest,
+    Capability, LanguageRuntime, MAX_COMPONENT_BYTES, Manifest, NAME_RULE, Network, PluginKind, SECTION,
+    attach_manifest, digest, is_plugin_name, read_manifest,
 };
 pub use offered::disk::{DiskRead, ReadOnlyDisk};
 pub use policy::Policy;

@@ -10,12 +10,11 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::contract::{CONTRACTS, contract_fits, numbers};
 use crate::error::{Error, ErrorKind};
 
 /// The section's name at the component's outermost level.
 pub const SECTION: &str = "tidemark:manifest";
-/// The contract this host speaks.
-pub const CONTRACT: &str = "0.1.0";
 /// No component is larger than this.
 pub const MAX_COMPONENT_BYTES: usize = 64 << 20;
 const MAX_MANIFEST_BYTES: usize = 1 << 20;
@@ -114,27 +113,6 @@ impl PluginKind {
             Self::Policy => "policy",
         }
     }
-
-    /// The host interfaces that its world names.
-    pub(crate) fn imports(self) -> &'static [&'static str] {
-        match self {
-            Self::Connector => &["types", "log", "clock", "http"],
-            Self::StorageTarget => &["types", "log", "crypto"],
-            Self::GuestFilesystem | Self::VolumeReader => &["types", "log", "disk"],
-            Self::Policy => &["types", "log"],
-        }
-    }
-
-    /// The interface that its world exports.
-    pub(crate) fn export(self) -> &'static str {
-        match self {
-            Self::Connector => "hypervisor",
-            Self::StorageTarget => "storage",
-            Self::GuestFilesystem => "filesystem",
-            Self::VolumeReader => "volumes",
-            Self::Policy => "decisions",
-        }
-    }
 }
 
 impl fmt::Display for PluginKind {
@@ -192,7 +170,9 @@ impl Manifest {
             problems.push(format!("'{}' is no version (MAJOR.MINOR.PATCH)", self.version));
         }
         if !contract_fits(&self.contract) {
-            problems.push(format!("contract {} does not fit this host's {CONTRACT}", self.contract));
+            let spoken = CONTRACTS.join(" and ");
+            problems
+                .push(format!("contract {} does not fit this host, which speaks {spoken}", self.contract));
         }
         if !self.settings.is_object() {
             problems.push("settings must be a JSON Schema (an object)".to_owned());
@@ -264,22 +244,6 @@ pub fn digest(component: &[u8]) -> String {
     hex::encode(Sha256::digest(component))
 }
 
-/// Whether a plugin written against `contract` runs here: same major and minor, patch not newer.
-pub(crate) fn contract_fits(contract: &str) -> bool {
-    match (numbers(contract), numbers(CONTRACT)) {
-        (Some([major, minor, patch]), Some([host_major, host_minor, host_patch])) => {
-            (major, minor) == (host_major, host_minor) && patch <= host_patch
-        }
-        _ => false,
-    }
-}
-
-fn numbers(version: &str) -> Option<[u32; 3]> {
-    let mut parts = version.split('.').map(|part| part.parse::<u32>().ok());
-    let found = [parts.next()??, parts.next()??, parts.next()??];
-    parts.next().is_none().then_some(found)
-}
-
 /// The component model's magic, version and layer.
 const PREAMBLE: [u8; 8] = [0x00, 0x61, 0x73, 0x6d, 0x0d, 0x00, 0x01, 0x00];
 
@@ -347,6 +311,7 @@ fn bad(message: impl Into<String>) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::contract::CONTRACT;
 
     fn manifest() -> Manifest {
         Manifest {
@@ -385,7 +350,7 @@ mod tests {
         for (wrong, word) in [
             (Manifest { name: "../x".into(), ..manifest() }, "name"),
             (Manifest { version: "1.2".into(), ..manifest() }, "version"),
-            (Manifest { contract: "0.2.0".into(), ..manifest() }, "contract"),
+            (Manifest { contract: "0.3.0".into(), ..manifest() }, "contract"),
             (Manifest { contract: "0.1.1".into(), ..manifest() }, "contract"),
         ] {
             assert!(wrong.check().unwrap_err().message().contains(word));

@@ -5,6 +5,7 @@ mod crypto;
 pub(crate) mod disk;
 mod http;
 pub(crate) mod log;
+pub(crate) mod wasi;
 
 use crate::bindings::host::tidemark::plugin::types;
 use crate::state::State;

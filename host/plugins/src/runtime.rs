@@ -12,8 +12,9 @@ use wasmtime::{Config, Engine, OptLevel};
 use crate::bindings::{connector, filesystem, policy, storage, volumes};
 use crate::cache::{CompileCache, revive};
 use crate::compile::Compiler;
+use crate::connector::LinkedConnector;
 use crate::error::{Error, ErrorKind};
-use crate::inspect::{Inspection, inspect};
+use crate::inspect::{Inspection, look, validate};
 use crate::limits::Limits;
 use crate::manifest::{LanguageRuntime, Manifest, PluginKind};
 use crate::state::State;
@@ -60,7 +61,7 @@ pub(crate) struct Loaded {
 
 /// A component that is linked to its world.
 pub(crate) enum World {
-    Connector(connector::ConnectorPre<State>),
+    Connector(LinkedConnector),
     StorageTarget(storage::StorageTargetPre<State>),
     GuestFilesystem(filesystem::GuestFilesystemPre<State>),
     VolumeReader(volumes::VolumeReaderPre<State>),
@@ -102,16 +103,11 @@ impl Runtime {
     /// # Errors
     /// See [`Runtime::load`].
     pub fn load_blocking(&self, bytes: &[u8]) -> Result<Plugin, Error> {
-        let inspection = inspect(bytes)?;
+        let inspection = look(bytes)?;
         let Manifest { name, version, .. } = &inspection.manifest;
         let failed = |message: String| Error::new(ErrorKind::Load, "load", message).of(name, version);
         if let Some(problem) = &inspection.problem {
             return Err(failed(problem.clone()));
-        }
-        if inspection.manifest.runtime == Some(LanguageRuntime::Wasi02) {
-            return Err(failed(
-                "it needs WASI 0.2 for its language, which this host does not offer yet".to_owned(),
-            ));
         }
         let kind = inspection.manifest.kind;
         let engine = self.engine(kind);
@@ -121,12 +117,13 @@ impl Runtime {
         };
         let (component, from_cache) =
             compiled.map_err(|error| failed(format!("it does not compile: {error:#}")))?;
-        let world = World::link(kind, engine, &component)
+        let world = World::link(&inspection.manifest, engine, &component)
             .map_err(|error| failed(format!("it does not fit its world: {error:#}")))?;
         Ok(Plugin { inner: Arc::new(Loaded { inspection, world, from_cache }) })
     }
 
     fn compile(&self, kind: PluginKind, bytes: &[u8]) -> wasmtime::Result<Vec<u8>> {
+        validate(bytes).map_err(|error| wasmtime::Error::msg(error.message().to_owned()))?;
         match &self.inner.compiler {
             Some(compiler) => compiler.compile(kind, bytes).map_err(wasmtime::Error::msg),
             None => self.engine(kind).precompile_component(bytes),
@@ -182,12 +179,15 @@ impl Plugin {
 }
 
 impl World {
-    fn link(kind: PluginKind, engine: &Engine, component: &Component) -> wasmtime::Result<Self> {
+    fn link(manifest: &Manifest, engine: &Engine, component: &Component) -> wasmtime::Result<Self> {
         let mut linker: Linker<State> = Linker::new(engine);
-        Ok(match kind {
+        if manifest.runtime == Some(LanguageRuntime::Wasi02) {
+            wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+        }
+        Ok(match manifest.kind {
             PluginKind::Connector => {
                 connector::Connector::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
-                Self::Connector(connector::ConnectorPre::new(linker.instantiate_pre(component)?)?)
+                Self::Connector(LinkedConnector::new(linker.instantiate_pre(component)?)?)
             }
             PluginKind::StorageTarget => {
                 storage::StorageTarget::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;

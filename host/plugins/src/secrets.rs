@@ -47,6 +47,15 @@ impl Secrets {
                 .any(|encoding| text.contains(&encode(secret, encoding)))
         })
     }
+
+    /// The text without any secret, in whatever form a request may hold it.
+    pub(crate) fn masked(&self, text: &str) -> String {
+        const FORMS: [Encoding; 5] =
+            [Encoding::Raw, Encoding::XmlText, Encoding::JsonString, Encoding::Percent, Encoding::Base64];
+        let secrets = self.0.values().filter(|secret| secret.len() > 2);
+        let forms = secrets.flat_map(|secret| FORMS.map(|encoding| encode(secret, encoding)));
+        forms.fold(text.to_owned(), |text, form| text.replace(&form, "(a secret)"))
+    }
 }
 
 impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Secrets {

@@ -1,6 +1,6 @@
 //! Opens a fresh store for one session of a plugin and hands it to the façade of its kind.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use serde_json::Value;
@@ -12,8 +12,8 @@ use crate::connector::Connector;
 use crate::error::{Error, ErrorKind};
 use crate::filesystem::GuestFilesystem;
 use crate::grants::{Grants, Rights};
-use crate::guest::{Guest, arm, only_waited, why_stopped};
-use crate::http::HttpClient;
+use crate::guest::{Guest, Stopped, arm};
+use crate::http::{Conversation, HttpClient};
 use crate::manifest::{Manifest, PluginKind};
 use crate::offered::disk::ReadOnlyDisk;
 use crate::offered::log::LogAllowance;
@@ -39,6 +39,8 @@ pub struct Session {
     pub audit: Option<AuditSink>,
     /// Where it is told how the session went.
     pub conduct: Option<ConductSink>,
+    /// Records its HTTP requests, or answers them in place of the servers.
+    pub conversation: Option<Conversation>,
 }
 
 impl Session {
@@ -52,6 +54,7 @@ impl Session {
             label: label.to_owned(),
             audit: None,
             conduct: None,
+            conversation: None,
         }
     }
 }
@@ -69,10 +72,9 @@ macro_rules! open {
         match tokio::time::timeout(limit, pre.instantiate_async(&mut store)).await {
             Ok(Ok(bindings)) => Guest::new(bindings, store),
             Ok(Err(error)) => {
-                let waited = only_waited(store.data(), &error);
-                let (kind, message) = why_stopped(store.data_mut(), &error);
+                let Stopped { kind, message, at_fault } = Stopped::by(store.data_mut(), &error);
                 let error = failed($plugin, kind, message);
-                if error.is_misbehaviour() && !waited {
+                if at_fault {
                     store.data().tell(Some(error.clone()));
                 }
                 return Err(error);
@@ -169,7 +171,7 @@ impl Runtime {
         session: Session,
         disks: Vec<Arc<dyn ReadOnlyDisk>>,
     ) -> Result<Store<State>, Error> {
-        let Session { settings_json, secrets, grants, label, audit, conduct } = session;
+        let Session { settings_json, secrets, grants, label, audit, conduct, conversation } = session;
         let manifest = plugin.manifest();
         let settings: Value = serde_json::from_str(&settings_json)
             .ok()
@@ -177,6 +179,7 @@ impl Runtime {
             .ok_or_else(|| failed(plugin, ErrorKind::Config, "the settings are no JSON object".to_owned()))?;
         let limits = self.shared_limits();
         let state = State {
+            kind: manifest.kind,
             plugin: manifest.name.clone(),
             version: manifest.version.clone(),
             label,
@@ -185,8 +188,10 @@ impl Runtime {
             audit,
             conduct,
             http: HttpClient::default(),
+            conversation,
             disks,
             log: LogAllowance::new(limits.log_burst),
+            wasi: Mutex::default(),
             started: Instant::now(),
             deadline: Instant::now(),
             busy_ticks: 0,

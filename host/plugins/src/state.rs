@@ -1,6 +1,6 @@
 //! What the host keeps for one session: who the guest is, what it may do, and what it has used up.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use crate::audit::{AuditEvent, AuditSink};
@@ -8,15 +8,18 @@ use crate::bindings::host::tidemark::plugin::types;
 use crate::conduct::{ConductEvent, ConductSink};
 use crate::error::{Error, ErrorKind};
 use crate::grants::{Denied, Rights};
-use crate::http::HttpClient;
+use crate::http::{Conversation, HttpClient};
 use crate::limits::Limits;
+use crate::manifest::PluginKind;
 use crate::offered::disk::ReadOnlyDisk;
 use crate::offered::log::LogAllowance;
+use crate::offered::wasi::LanguageWasi;
 use crate::runtime::TICK;
 use crate::secrets::Secrets;
 
 /// The store's data.
 pub(crate) struct State {
+    pub(crate) kind: PluginKind,
     pub(crate) plugin: String,
     pub(crate) version: String,
     pub(crate) label: String,
@@ -26,8 +29,12 @@ pub(crate) struct State {
     pub(crate) audit: Option<AuditSink>,
     pub(crate) conduct: Option<ConductSink>,
     pub(crate) http: HttpClient,
+    /// What is recorded of its requests, or given in place of them.
+    pub(crate) conversation: Option<Conversation>,
     pub(crate) disks: Vec<Arc<dyn ReadOnlyDisk>>,
     pub(crate) log: LogAllowance,
+    /// What the guest's language needs, once it asks for it. Never locked: it only lets the state be shared.
+    pub(crate) wasi: Mutex<Option<Box<LanguageWasi>>>,
     pub(crate) started: Instant,
     /// When the running call has to end.
     pub(crate) deadline: Instant,

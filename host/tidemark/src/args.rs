@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use authoring::{CheckArgs, DevArgs, NewArgs, TemplateArg, TestArgs};
+pub(crate) use authoring::{CheckArgs, DevArgs, LanguageArg, NewArgs, TemplateArg, TestArgs};
 pub(crate) use connections::{
     Bandwidth, ConnectionArgs, ConnectionValues, ConnectorVerb, MaxDisks, RepositoryBounds, RepositoryVerb,
 };

@@ -152,6 +152,6 @@ fn wrong_settings_and_zones_are_refused_by_every_decision() {
 #[test]
 fn it_says_who_it_is() {
     let said = Gfs::describe();
-    assert_eq!((said.name.as_str(), said.contract.as_str()), ("gfs", "0.1.0"));
+    assert_eq!((said.name.as_str(), said.contract.as_str()), ("gfs", tidemark_plugin::CONTRACT));
     assert!(include_str!("../plugin.toml").contains(&format!("version = \"{}\"", said.version)));
 }

@@ -31,6 +31,7 @@ mod tests;
 
 use std::collections::HashMap;
 
+use tidemark_plugin::about::{About, Product};
 use tidemark_plugin::connector::{
     AreaPage, Connector, Finding, Lease, OwnSnapshot, PreflightReport, Since, Snapshot, VmPage,
 };
@@ -194,4 +195,10 @@ impl Connector for VCenter {
     }
 }
 
-tidemark_plugin::export_connector!(VCenter);
+impl About for VCenter {
+    fn identify(&mut self) -> Result<Product> {
+        Ok(self.session.content()?.product.clone())
+    }
+}
+
+tidemark_plugin::export_connector!(VCenter, about);

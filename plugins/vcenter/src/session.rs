@@ -8,6 +8,7 @@
 
 use std::rc::Rc;
 
+use tidemark_plugin::about::Product;
 use tidemark_plugin::{Error, Result, info, warn};
 
 use crate::fault::Fault;
@@ -47,6 +48,7 @@ pub(crate) struct Content {
     pub(crate) custom_fields_manager: Option<Ref>,
     pub(crate) full_name: String,
     pub(crate) api_type: String,
+    pub(crate) product: Product,
 }
 
 pub(crate) struct Session {
@@ -224,9 +226,21 @@ fn parse_content(answer: &Element) -> Result<Content> {
         authorization_manager: content.ref_of("authorizationManager"),
         search_index: content.ref_of("searchIndex"),
         custom_fields_manager: content.ref_of("customFieldsManager"),
+        product: product(about, &full_name),
         full_name,
         api_type: about.text_of("apiType").unwrap_or_default().to_owned(),
     })
+}
+
+/// An ESXi host answers with the same document, but for the instance UUID, which only vCenter has.
+fn product(about: &Element, full_name: &str) -> Product {
+    let word = |name: &str| about.text_of(name).unwrap_or_default().to_owned();
+    Product {
+        name: about.text_of("name").unwrap_or(full_name).to_owned(),
+        version: word("version"),
+        build: word("build"),
+        instance: about.text_of("instanceUuid").map(str::to_owned),
+    }
 }
 
 /// The leading numbers of a version; what is no number counts as nothing.

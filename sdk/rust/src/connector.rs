@@ -76,10 +76,25 @@ pub trait Connector: Sized + 'static {
     fn close(&mut self) -> Result<()>;
 }
 
-/// Makes a type that is a [`Connector`] the component's export.
+/// Makes a type that is a [`Connector`] the component's export; with `about` after it the interface of that name too, for a
+/// type that is [`About`](crate::about::About).
 #[macro_export]
 macro_rules! export_connector {
     ($connector:ty) => {
+        $crate::export_connector!(@ $connector {});
+    };
+    ($connector:ty, about) => {
+        $crate::export_connector!(@ $connector {
+            impl $crate::about::bindings::exports::tidemark::plugin0_2_0::about::Guest for Export {
+                fn identify() -> Result<$crate::about::Product> {
+                    with(|connector| $crate::about::About::identify(connector))
+                }
+            }
+
+            $crate::about::bindings::export_about_interface!(Export with_types_in $crate::about::bindings);
+        });
+    };
+    (@ $connector:ty { $($optional:tt)* }) => {
         #[cfg(target_arch = "wasm32")]
         const _: () = {
             use $crate::connector::bindings::exports::tidemark::plugin::hypervisor as contract;
@@ -153,6 +168,8 @@ macro_rules! export_connector {
             }
 
             $crate::connector::bindings::export_connector_world!(Export with_types_in $crate::connector::bindings);
+
+            $($optional)*
         };
     };
 }

@@ -9,6 +9,8 @@
 //! tidemark_plugin::export_storage_target!(Mine);
 //! ```
 //!
+//! Interfaces that a plugin may leave out (`about`) have a trait in the module of their name, and a word in the macro.
+//!
 //! Everything compiles for the machine at hand too, so that a plugin's logic is tested by a plain `cargo test`;
 //! only calls into the host are missing there. What a component imports is what its code calls, and the host links
 //! nothing beyond its world.
@@ -20,6 +22,8 @@ mod error;
 pub mod http;
 pub mod log;
 
+#[cfg(feature = "connector")]
+pub mod about;
 #[cfg(feature = "connector")]
 pub mod connector;
 #[cfg(feature = "guest-filesystem")]
@@ -43,7 +47,7 @@ pub mod disk {
 }
 
 /// The contract version this crate was written against.
-pub const CONTRACT: &str = "0.1.0";
+pub const CONTRACT: &str = "0.2.0";
 
 /// What a plugin says of itself: its name, its version, and this crate's contract version.
 #[must_use]

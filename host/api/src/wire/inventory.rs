@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tidemark_catalog::Vm;
-use tidemark_engine::{Finding, Severity, VirtualDisk, VirtualMachine};
+use tidemark_engine::{Finding, Product, Severity, TestedConnector, VirtualDisk, VirtualMachine};
 
 use super::{json_value, rfc3339};
 use crate::extract::KeptBody;
@@ -201,8 +201,31 @@ pub struct TestReport {
     pub status: String,
     /// For people.
     pub message: String,
+    /// What the connection leads to; none where the plugin does not say.
+    #[serde(default)]
+    pub product: Option<ProductEntry>,
     /// What was found.
     pub findings: Vec<FindingEntry>,
+}
+
+/// What a connector talks to.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct ProductEntry {
+    /// What its maker calls it, for example `VMware vCenter Server`.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// The maker's build; empty where there is none.
+    pub build: String,
+    /// What tells this installation from all others, for vSphere the instance UUID; none where there is no such thing.
+    pub instance: Option<String>,
+}
+
+impl From<Product> for ProductEntry {
+    fn from(product: Product) -> Self {
+        let Product { name, version, build, instance } = product;
+        Self { name, version, build, instance }
+    }
 }
 
 impl From<Finding> for FindingEntry {
@@ -220,7 +243,8 @@ impl From<Finding> for FindingEntry {
 impl TestReport {
     /// Sums the findings up.
     #[must_use]
-    pub fn new(findings: Vec<Finding>) -> Self {
+    pub fn new(tested: TestedConnector) -> Self {
+        let TestedConnector { product, findings } = tested;
         let findings: Vec<FindingEntry> = findings.into_iter().map(FindingEntry::from).collect();
         let count = |severity: &str| findings.iter().filter(|finding| finding.severity == severity).count();
         let (blockers, warnings) = (count("blocker"), count("warning"));
@@ -229,6 +253,7 @@ impl TestReport {
             (0, warnings) => ("warnings", format!("the connection works, with {warnings} warning(s)")),
             (blockers, _) => ("blocked", format!("{blockers} finding(s) stand in the way of backups")),
         };
-        Self { success: blockers == 0, status: status.to_owned(), message, findings }
+        let product = product.map(ProductEntry::from);
+        Self { success: blockers == 0, status: status.to_owned(), message, product, findings }
     }
 }

@@ -28,8 +28,8 @@ pub use flows::{
     UnprotectedList, UnprotectedQuery, WriteFlow,
 };
 pub use inventory::{
-    AddVms, AddedVms, DiscoverVms, DiscoveredDisk, DiscoveredVm, Discovery, FindingEntry, TestReport,
-    VmEntry, VmList,
+    AddVms, AddedVms, DiscoverVms, DiscoveredDisk, DiscoveredVm, Discovery, FindingEntry, ProductEntry,
+    TestReport, VmEntry, VmList,
 };
 pub use jobs::{
     Accepted, CheckRepository, DeleteBackups, JobEntry, JobList, RestoreDisk, RestoreFormat, StartedDeletion,

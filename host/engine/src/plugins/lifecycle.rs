@@ -71,7 +71,9 @@ impl PluginHost {
         let never = self.catalog.last_activated_plugin(name).await?.is_none();
         if same.is_some() {
             // It may be known only from before the catalog had components, or from a host that died half-way.
-            self.keep(&inspection.digest, &bytes).await?;
+            if !self.path(&inspection.digest).exists() {
+                self.keep(&inspection.digest, &bytes).await?;
+            }
             self.catalog.keep_plugin_component(&inspection.digest, &bytes).await?;
             if !never {
                 return Ok(());

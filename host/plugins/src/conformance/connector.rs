@@ -4,7 +4,7 @@
 use tidemark_model::{ChangeId, DiskKey};
 
 use super::{Report, Trial, ensure, words};
-use crate::connector::{Connector, Severity, Since, Snapshot, VirtualMachine};
+use crate::connector::{Connector, Product, Severity, Since, Snapshot, VirtualMachine};
 use crate::error::{Error, ErrorKind};
 use crate::runtime::{Plugin, Runtime};
 
@@ -20,6 +20,8 @@ pub(super) async fn run(
     let opened = runtime.connector(plugin, trial.session(plugin)).await;
     let mut connector = report.settle("configure takes the settings", told(opened))?;
     report.settle("check finds nothing that stands in the way", check(&mut connector).await);
+    let said = connector.identify().await.map_err(|error| words(&error));
+    report.settle("identify names the product, where the plugin has it", said.and_then(named));
     let vm = listed(&mut connector, trial).await;
     let vm = report.settle("list-vms shows each VM once, and one that can be backed up", vm)?;
     let seen = preflight(&mut connector, &vm).await;
@@ -58,6 +60,11 @@ async fn check(connector: &mut Connector) -> Result<(), String> {
         Some(finding) => Err(format!("{}: {}", finding.code, finding.message)),
         None => Ok(()),
     }
+}
+
+fn named(product: Option<Product>) -> Result<(), String> {
+    let nameless = product.is_some_and(|product| product.name.trim().is_empty());
+    ensure(!nameless, || "a product without a name".to_owned())
 }
 
 async fn listed(connector: &mut Connector, trial: &Trial) -> Result<VirtualMachine, String> {

@@ -1,6 +1,6 @@
 //! Where the host itself reads a disk's bytes: a descriptor that a connector gave and the grants were held against.
 
-use crate::bindings::connector as wit;
+use super::Exports;
 use crate::bindings::connector::exports::tidemark::plugin::hypervisor as hv;
 use crate::error::{Error, ErrorKind};
 use crate::grants::{Denied, Target};
@@ -72,10 +72,7 @@ pub struct HttpSource {
 }
 
 /// Checks what the guest gave. Nonsense ends the session; a refusal is audited and does not.
-pub(super) fn checked(
-    guest: &mut Guest<wit::Connector>,
-    transport: hv::Transport,
-) -> Result<Transport, Error> {
+pub(super) fn checked(guest: &mut Guest<Exports>, transport: hv::Transport) -> Result<Transport, Error> {
     let allowed = match transport {
         hv::Transport::Nbd(hv::NbdSource { uri }) => nbd(guest, uri)?,
         hv::Transport::Vddk(source) => vddk(guest, source)?,
@@ -91,7 +88,7 @@ pub(super) fn checked(
 
 type Checked = Result<Result<Transport, Denied>, Error>;
 
-fn nbd(guest: &mut Guest<wit::Connector>, uri: String) -> Checked {
+fn nbd(guest: &mut Guest<Exports>, uri: String) -> Checked {
     let known = uri.starts_with("nbd://") || uri.starts_with("nbds://");
     let Some(target) = Target::parse(&uri).filter(|_| known && is_printable(&uri)) else {
         return Err(guest.nonsense(OPERATION, format!("'{uri}' is no NBD address (nbd://host:port/export)")));
@@ -100,7 +97,7 @@ fn nbd(guest: &mut Guest<wit::Connector>, uri: String) -> Checked {
     Ok(rights.check_nbd(target.host(), target.port().unwrap_or(NBD_PORT)).map(|_| Transport::Nbd { uri }))
 }
 
-fn vddk(guest: &mut Guest<wit::Connector>, source: hv::VddkSource) -> Checked {
+fn vddk(guest: &mut Guest<Exports>, source: hv::VddkSource) -> Checked {
     let hv::VddkSource {
         server,
         port,
@@ -136,7 +133,7 @@ fn vddk(guest: &mut Guest<wit::Connector>, source: hv::VddkSource) -> Checked {
     Ok(allowed.map(|()| Transport::Vddk(source)))
 }
 
-fn http(guest: &mut Guest<wit::Connector>, source: hv::HttpSource) -> Checked {
+fn http(guest: &mut Guest<Exports>, source: hv::HttpSource) -> Checked {
     let hv::HttpSource { url, headers, thumbprint } = source;
     let uri = url.parse::<hyper::Uri>().ok().filter(|uri| uri.scheme_str() == Some("https"));
     let authority =

@@ -4,15 +4,17 @@ use std::collections::HashSet;
 
 use tidemark_model::{ByteLen, ChangeId, DiskKey};
 
-use super::check_token;
-use crate::bindings::connector as wit;
+use super::{Exports, check_token};
+use crate::bindings::about::exports::tidemark::plugin0_2_0::about;
 use crate::bindings::connector::exports::tidemark::plugin::hypervisor as hv;
 use crate::error::Error;
-use crate::guest::Guest;
+use crate::guest::{Guest, short};
 use crate::offered::log::printable;
 
 /// No hypervisor has larger disks (64 TiB is vSphere's limit; 1 EiB leaves room).
 const MAX_CAPACITY: u64 = 1 << 60;
+/// The longest name or number of a product, in characters.
+const MAX_WORD: usize = 200;
 
 /// Whether a machine runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +40,19 @@ impl PowerState {
             Self::Unknown => "unknown",
         }
     }
+}
+
+/// What a connector talks to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Product {
+    /// What its maker calls it.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// The maker's build; empty where there is none.
+    pub build: String,
+    /// What tells this installation from all others; none where the product has no such thing.
+    pub instance: Option<String>,
 }
 
 /// A disk in the inventory.
@@ -165,8 +180,14 @@ pub(super) fn finding(finding: hv::Finding) -> Finding {
     Finding { severity, code: printable(&code), message: printable(&message) }
 }
 
+pub(super) fn product(said: about::Product) -> Product {
+    let about::Product { name, version, build, instance } = said;
+    let word = |text: String| short(&text, MAX_WORD);
+    Product { name: word(name), version: word(version), build: word(build), instance: instance.map(word) }
+}
+
 pub(super) fn machine(
-    guest: &mut Guest<wit::Connector>,
+    guest: &mut Guest<Exports>,
     operation: &'static str,
     vm: hv::VirtualMachine,
 ) -> Result<VirtualMachine, Error> {
@@ -221,7 +242,7 @@ pub(super) fn machine(
     })
 }
 
-pub(super) fn snapshot(guest: &mut Guest<wit::Connector>, snapshot: hv::Snapshot) -> Result<Snapshot, Error> {
+pub(super) fn snapshot(guest: &mut Guest<Exports>, snapshot: hv::Snapshot) -> Result<Snapshot, Error> {
     const OPERATION: &str = "create-snapshot";
     let hv::Snapshot { token, quiesced, disks, warnings } = snapshot;
     check_token(guest, OPERATION, "snapshot", &token)?;

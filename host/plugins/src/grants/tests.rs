@@ -3,7 +3,8 @@
 use serde_json::json;
 
 use super::*;
-use crate::manifest::{CONTRACT, Capability, PluginKind};
+use crate::contract::CONTRACT;
+use crate::manifest::{Capability, PluginKind};
 
 fn grants(texts: &[&str]) -> Grants {
     Grants::parse(texts).unwrap()

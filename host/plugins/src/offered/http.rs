@@ -1,16 +1,21 @@
-//! Requests of guests: checked against manifest and grants, secrets filled in, then sent by the session's client.
+//! Requests of guests: checked against manifest and grants, secrets filled in, then sent by the session's client. A
+//! conversation that is replayed answers in the servers' place, to what the grants allow.
+
+mod recorded;
 
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{HOST, HeaderName, HeaderValue};
+use hyper::http::uri::Authority;
 use hyper::{Method, Request, Uri};
 
 use crate::bindings::host::tidemark::plugin::http::{self as wit, Host};
 use crate::bindings::host::tidemark::plugin::types;
 use crate::grants::Denied;
-use crate::http::{Answer, Bounds, HttpFailure, Origin, Trust};
+use crate::http::{Answer, Bounds, Exchange, HttpFailure, Origin, Trust};
+use crate::manifest::Network;
 use crate::secrets::Encoding;
 use crate::state::{State, guest_error};
 
@@ -36,30 +41,45 @@ const RESERVED: [&str; 9] = [
 impl Host for State {
     async fn send(&mut self, request: wit::Request) -> wasmtime::Result<Result<wit::Response, types::Error>> {
         self.spend(COST)?;
-        let prepared = match self.prepare(request) {
-            Ok(prepared) => prepared,
-            Err(error) => return Ok(Err(error)),
-        };
-        let (origin, request, bounds) = prepared;
-        let target = format!("{}:{}", origin.host, origin.port);
-        Ok(match self.http.send(origin, request, &bounds).await {
-            Ok(answer) => Ok(response(answer)),
-            Err(failure) => Err(self.failure(failure, target)),
-        })
+        let Some(conversation) = self.conversation.clone() else { return Ok(self.exchange(request).await) };
+        let asked = recorded::request(&request);
+        if conversation.replays() {
+            let allowed = self.target(&request.url).map(drop);
+            return Ok(allowed.and_then(|()| recorded::answer(&conversation, &asked)));
+        }
+        let answered = self.exchange(request).await;
+        let answer = recorded::answered(&answered, &self.secrets);
+        conversation.note(Exchange { request: asked, answer });
+        Ok(answered)
     }
 }
 
 type Prepared = (Origin, Request<Full<Bytes>>, Bounds);
 
+/// Where a request goes, which the grants cover.
+struct AllowedTarget {
+    uri: Uri,
+    authority: Authority,
+    host: String,
+    port: u16,
+    plain: bool,
+    networks: Vec<Network>,
+}
+
 impl State {
-    fn prepare(&self, request: wit::Request) -> Result<Prepared, types::Error> {
-        let wit::Request { method, url, headers, body, timeout_ms, trust } = request;
-        let uri: Uri =
-            url.parse().map_err(|error| config(format!("'{}' is no URL: {error}", shown(&url))))?;
+    async fn exchange(&mut self, request: wit::Request) -> Result<wit::Response, types::Error> {
+        let (origin, request, bounds) = self.prepare(request)?;
+        let target = format!("{}:{}", origin.host, origin.port);
+        let sent = self.http.send(origin, request, &bounds).await;
+        sent.map(response).map_err(|failure| self.failure(failure, target))
+    }
+
+    fn target(&self, url: &str) -> Result<AllowedTarget, types::Error> {
+        let uri: Uri = url.parse().map_err(|error| config(format!("'{}' is no URL: {error}", shown(url))))?;
         let plain = match uri.scheme_str() {
             Some("https") => false,
             Some("http") => true,
-            _ => return Err(config(format!("'{}' is neither https nor http", shown(&url)))),
+            _ => return Err(config(format!("'{}' is neither https nor http", shown(url)))),
         };
         let authority = uri.authority().filter(|authority| !authority.as_str().contains('@'));
         let authority =
@@ -67,6 +87,12 @@ impl State {
         let host = authority.host().trim_matches(['[', ']']).to_owned();
         let port = authority.port_u16().unwrap_or(if plain { 80 } else { 443 });
         let networks = self.rights.check_http(&host, port, plain).map_err(|denied| self.refuse(denied))?;
+        Ok(AllowedTarget { uri, authority, host, port, plain, networks })
+    }
+
+    fn prepare(&self, request: wit::Request) -> Result<Prepared, types::Error> {
+        let wit::Request { method, url, headers, body, timeout_ms, trust } = request;
+        let AllowedTarget { uri, authority, host, port, plain, networks } = self.target(&url)?;
         let secret_elsewhere = self.secrets.appear_in(&url)
             || headers
                 .iter()

@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::bindings::host::tidemark::plugin::log::{Host, Level};
 use crate::state::State;
 
-const MAX_MESSAGE_BYTES: usize = 8 << 10;
+pub(super) const MAX_MESSAGE_BYTES: usize = 8 << 10;
 
 /// A bucket that a burst empties and time refills.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ impl LogAllowance {
     }
 
     /// Whether one more message may pass; with how many were dropped since the last that did.
-    fn take(&mut self, now: Instant) -> Option<u64> {
+    pub(super) fn take(&mut self, now: Instant) -> Option<u64> {
         let elapsed = now.saturating_duration_since(self.refilled).as_secs_f64();
         self.left = (self.left + elapsed * f64::from(self.burst) / 10.0).min(f64::from(self.burst));
         self.refilled = now;

@@ -9,7 +9,7 @@ use tidemark_plugins::{DiskRead, ErrorKind, GuestFilesystem, Limits, ReadOnlyDis
 use crate::guests::{filesystem_bytes, runtime};
 
 /// Some bytes as a disk, and how far ahead it was told to read.
-struct Bytes {
+pub(crate) struct Bytes {
     content: Vec<u8>,
     ahead: AtomicU64,
 }
@@ -19,6 +19,10 @@ impl Bytes {
         let mut content = vec![0; 4 << 20];
         content[..word.len()].copy_from_slice(word.as_bytes());
         content[4096] = 7;
+        Self::of(content)
+    }
+
+    pub(crate) fn of(content: Vec<u8>) -> Arc<Self> {
         Arc::new(Self { content, ahead: AtomicU64::new(0) })
     }
 }

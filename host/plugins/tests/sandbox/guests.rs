@@ -71,6 +71,7 @@ pub(crate) fn session(settings: &Value, grants: &[&str], audit: &Audit) -> Sessi
         label: "job-1".into(),
         audit: Some(audit.sink()),
         conduct: None,
+        conversation: None,
     }
 }
 

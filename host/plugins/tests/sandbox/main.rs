@@ -5,6 +5,7 @@
 
 mod conformance;
 mod filesystem;
+mod golden;
 mod guests;
 mod http;
 mod http_server;

@@ -101,6 +101,15 @@ async fn calls(matrix: &mut Matrix) {
         }
         matrix.fails(what, kind, error).await;
     }
+    // Where the host's patience with one call is shorter than with a computation, the call's deadline stops it.
+    let outer = Limits { call_timeout: Duration::from_millis(200), ..Limits::default() };
+    let lab = Lab::connectors(outer).await;
+    let mut connector = lab.open(json!({ "behave": "loop", "in": "list-vms" }), &[]).await.unwrap();
+    let begun = Instant::now();
+    let error = connector.list_all_vms().await.unwrap_err();
+    let what = format!("loops, deadline 200 ms: ended after {} ms", begun.elapsed().as_millis());
+    matrix.fails(&what, "timeout", error).await;
+
     let error = matrix.lab.open(json!({ "behave": "loop", "in": "configure" }), &[]).await.unwrap_err();
     matrix.fails("loops at its start", "timeout", error).await;
 

@@ -19,6 +19,17 @@ pub(crate) enum TemplateArg {
     Policy,
 }
 
+/// In which language to begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LanguageArg {
+    /// Rust, with cargo
+    Rust,
+    /// JavaScript, with componentize-js from npm: policies
+    Js,
+    /// Python, with componentize-py from PyPI: policies and storage targets
+    Python,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct NewArgs {
     /// The plugin's name: lower-case letters, digits, hyphens
@@ -26,6 +37,9 @@ pub(crate) struct NewArgs {
     /// What it is for
     #[arg(long, value_enum)]
     pub(crate) kind: TemplateArg,
+    /// What to write it in
+    #[arg(long, value_enum, default_value = "rust")]
+    pub(crate) lang: LanguageArg,
     /// The folder to make, which has to be empty where it exists [default: NAME]
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
@@ -51,6 +65,12 @@ pub(crate) struct TestArgs {
     /// A raw image of a disk that a file-system reader has to know
     #[arg(long, value_name = "FILE")]
     pub(crate) disk: Option<PathBuf>,
+    /// Write what the plugin says over HTTP, and is answered, into a new file; secrets are left out
+    #[arg(long, value_name = "FILE", conflicts_with = "replay")]
+    pub(crate) record: Option<PathBuf>,
+    /// Answer its requests from such a file, with the settings that were recorded, and without a server
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["settings", "secrets", "vm"])]
+    pub(crate) replay: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

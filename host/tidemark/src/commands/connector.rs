@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use serde_json::Value;
-use tidemark_api::wire::{ConnectionEntry, ConnectorList, DiscoveredVm, Discovery, TestReport};
+use tidemark_api::wire::{ConnectionEntry, ConnectorList, DiscoveredVm, Discovery, ProductEntry, TestReport};
 
 use super::connection::{self, Bounds};
 use crate::args::{ConnectorVerb, MaxDisks};
@@ -56,6 +56,10 @@ fn judge(report: &Value) -> Ended {
 
 fn report_text(report: TestReport) -> String {
     let mut text = report.message;
+    if let Some(ProductEntry { name, version, build, .. }) = report.product {
+        let build = if build.is_empty() { build } else { format!(" (build {build})") };
+        text.push_str(&format!("\n  {name} {version}{build}"));
+    }
     for finding in report.findings {
         text.push_str(&format!("\n  {}: {} ({})", finding.severity, finding.message, finding.code));
     }

@@ -5,6 +5,7 @@ mod check;
 mod dev;
 mod kit;
 mod new;
+mod recording;
 mod test;
 
 use std::path::{Path, PathBuf};
@@ -89,6 +90,11 @@ fn install(client: &Client, output: &Output, file: &Path, signature: Option<Path
         let mut text = format!("{} {} ({}) {state}", plugin.name, plugin.version, plugin.kind);
         if let Some(key) = &plugin.signed_by {
             text.push_str(&format!("\n  signed by {key}"));
+        }
+        if !plugin.manifest["runtime"].is_null() {
+            text.push_str(
+                "\n  its language's runtime is given WASI 0.2, without files, network, environment or clock",
+            );
         }
         for wish in plugin.manifest["capabilities"].as_array().into_iter().flatten() {
             let word = |key: &str| wish[key].as_str().unwrap_or_default().to_owned();
@@ -190,7 +196,7 @@ fn build(output: &Output, dir: &Path, out: Option<PathBuf>) -> Result<()> {
         "version": built.manifest.version,
         "kind": built.manifest.kind.as_str(),
         "digest": built.digest,
-        "method": built.method.to_string(),
+        "method": built.method,
     });
     output.document(document, |document: Value| {
         let word = |key: &str| document[key].as_str().unwrap_or_default().to_owned();

@@ -160,6 +160,7 @@ pub(super) fn content(api: &str) -> String {
          <propertyCollector type=\"PropertyCollector\">propertyCollector</propertyCollector>\
          <viewManager type=\"ViewManager\">ViewManager</viewManager>\
          <about><name>VMware vCenter Server</name><fullName>VMware vCenter Server build-1</fullName>\
+         <version>8.0.3</version><build>1</build><instanceUuid>3f1f5d2e-0000</instanceUuid>\
          <apiType>VirtualCenter</apiType><apiVersion>{api}</apiVersion></about>\
          <sessionManager type=\"SessionManager\">SessionManager</sessionManager>\
          <authorizationManager type=\"AuthorizationManager\">AuthorizationManager</authorizationManager>\

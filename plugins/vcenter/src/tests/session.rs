@@ -1,6 +1,7 @@
 //! Login, expiry, versions, dead connections.
 
 use tidemark_plugin::ErrorKind;
+use tidemark_plugin::about::About;
 use tidemark_plugin::connector::Connector;
 use tidemark_plugin::http::{Encoding, Part, Trust};
 
@@ -21,6 +22,15 @@ fn the_password_is_only_named_and_the_cookie_comes_back() {
     assert_eq!(cookie.1, "vmware_soap_session=\"s1\"");
     assert!(matches!(tape.requests[0].trust, Trust::Thumbprint(_)));
     assert_eq!(tape.requests[0].url, "https://vc.example:443/sdk");
+}
+
+#[test]
+fn the_product_is_known_from_the_login() {
+    let script = Script::logged_in();
+    let product = script.connect().identify().unwrap();
+    script.is_played();
+    assert_eq!((product.name.as_str(), product.version.as_str()), ("VMware vCenter Server", "8.0.3"));
+    assert_eq!((product.build.as_str(), product.instance.as_deref()), ("1", Some("3f1f5d2e-0000")));
 }
 
 #[test]

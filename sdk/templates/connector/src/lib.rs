@@ -5,6 +5,7 @@
 //! disk are read by the host in any case, from where `open_disk` says.
 
 use serde::Deserialize;
+use tidemark_plugin::about::{About, Product};
 use tidemark_plugin::connector::{
     AreaPage, Connector, Finding, Lease, NbdSource, OwnSnapshot, PowerState, PreflightReport, Severity,
     Since, Snapshot, SnapshotDisk, Transport, VirtualDisk, VirtualMachine, VmPage,
@@ -177,7 +178,19 @@ fn known(asked: &str, key: &str) -> Result<()> {
     if asked == key { Ok(()) } else { Err(Error::not_found(format!("there is no {asked}"))) }
 }
 
-tidemark_plugin::export_connector!(OneDisk);
+/// Shown to the administrator who tests the connection. It may be left out, with the word in the macro below.
+impl About for OneDisk {
+    fn identify(&mut self) -> Result<Product> {
+        Ok(Product {
+            name: "A disk on an NBD server".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            build: String::new(),
+            instance: None,
+        })
+    }
+}
+
+tidemark_plugin::export_connector!(OneDisk, about);
 
 #[cfg(test)]
 mod tests {

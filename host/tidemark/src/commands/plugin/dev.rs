@@ -96,7 +96,8 @@ fn sources(dir: &Path) -> Result<Sources> {
             // An editor may have taken its temporary file away again.
             let Ok(about) = entry.metadata() else { continue };
             if about.is_dir() {
-                waiting.extend((!hidden && name != "target").then_some(path));
+                let made = ["target", "node_modules", "__pycache__"].iter().any(|made| name == *made);
+                waiting.extend((!hidden && !made).then_some(path));
             } else if is_source(&path) && !hidden {
                 found.insert(path, about.modified()?);
             }
@@ -107,7 +108,7 @@ fn sources(dir: &Path) -> Result<Sources> {
 
 fn is_source(path: &Path) -> bool {
     let extension = path.extension().and_then(|extension| extension.to_str());
-    matches!(extension, Some("rs" | "toml" | "json" | "wit"))
+    matches!(extension, Some("rs" | "js" | "mjs" | "py" | "toml" | "json" | "txt" | "wit"))
 }
 
 #[cfg(test)]
@@ -127,7 +128,16 @@ mod tests {
         }
         let before = sources(home.path()).unwrap();
         assert_eq!(before.len(), 3);
-        for place in ["Cargo.lock", "mine.wasm", "target/debug/x.rs", ".git/x.rs", "src/.lib.rs"] {
+        for place in [
+            "Cargo.lock",
+            "mine.wasm",
+            "target/debug/x.rs",
+            "node_modules/x/x.js",
+            "__pycache__/x.py",
+            ".venv/x.py",
+            ".git/x.rs",
+            "src/.lib.rs",
+        ] {
             write(place);
         }
         assert_eq!(sources(home.path()).unwrap(), before);

@@ -1,10 +1,10 @@
-//! What a new plugin is made of: a template of each kind, and the SDK with the contract, all within this binary, so that
-//! an author needs nothing but it and cargo.
+//! What a new plugin is made of: a template of its kind and language, and the contract, for Rust with the SDK, all within
+//! this binary, so that an author needs nothing but it and the language's tools.
 //!
-//! The templates are plugins themselves, built and tested where they lie (`sdk/templates`). In a copy their name and
+//! The templates are plugins themselves, which the tests build and try out (`sdk/templates`). In a copy their name and
 //! their way to the SDK change, and nothing else does.
 
-use crate::args::TemplateArg;
+use crate::args::{LanguageArg, TemplateArg};
 
 /// What the templates call themselves.
 const TEMPLATE_NAME: &str = "my-plugin";
@@ -15,79 +15,136 @@ const SDK_FROM_PLUGIN: &str = "sdk/rust";
 /// A file by its place in the folder.
 type File = (&'static str, &'static str);
 
-/// Files of `sdk/<folder>`, each at the same place below `$at`.
+/// A small plugin that works.
+struct Template {
+    kind: TemplateArg,
+    language: LanguageArg,
+    files: &'static [File],
+}
+
+/// Files of `sdk/<folder>` by their places there.
 macro_rules! files {
-    ($folder:literal, $at:literal, [$($name:literal),+ $(,)?]) => {
+    ($folder:literal, [$($name:literal),+ $(,)?]) => {
         &[$((
-            concat!($at, $name),
+            $name,
             include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../sdk/", $folder, "/", $name)),
         )),+]
     };
 }
 
-const SDK: &[&[File]] = &[
-    files!(
-        "rust",
-        "sdk/rust/",
-        [
-            "Cargo.toml",
-            "src/bindings.rs",
-            "src/clock.rs",
-            "src/connector.rs",
-            "src/error.rs",
-            "src/guest_filesystem.rs",
-            "src/http.rs",
-            "src/lib.rs",
-            "src/log.rs",
-            "src/policy.rs",
-            "src/storage_target.rs",
-        ]
-    ),
-    files!(
-        "wit",
-        "sdk/wit/",
-        ["connector.wit", "guest-filesystem.wit", "host.wit", "policy.wit", "storage-target.wit",]
-    ),
+const SDK: &[File] = files!(
+    "rust",
+    [
+        "Cargo.toml",
+        "src/about.rs",
+        "src/bindings.rs",
+        "src/clock.rs",
+        "src/connector.rs",
+        "src/error.rs",
+        "src/guest_filesystem.rs",
+        "src/http.rs",
+        "src/lib.rs",
+        "src/log.rs",
+        "src/policy.rs",
+        "src/storage_target.rs",
+    ]
+);
+
+/// The interfaces of the first contract.
+const CONTRACT: &[File] =
+    files!("wit", ["connector.wit", "guest-filesystem.wit", "host.wit", "policy.wit", "storage-target.wit"]);
+/// What the second added, with its worlds.
+const CONTRACT_0_2: &[File] = files!("wit/0.2", ["contract.wit"]);
+
+const TEMPLATES: &[Template] = &[
+    Template {
+        kind: TemplateArg::Connector,
+        language: LanguageArg::Rust,
+        files: files!(
+            "templates/connector",
+            [".gitignore", "Cargo.toml", "README.md", "plugin.toml", "src/lib.rs"]
+        ),
+    },
+    Template {
+        kind: TemplateArg::StorageTarget,
+        language: LanguageArg::Rust,
+        files: files!(
+            "templates/storage-target",
+            [".gitignore", "Cargo.toml", "README.md", "plugin.toml", "src/lib.rs"]
+        ),
+    },
+    Template {
+        kind: TemplateArg::StorageTarget,
+        language: LanguageArg::Python,
+        files: files!(
+            "templates/storage-target-python",
+            [".gitignore", "README.md", "plugin.py", "plugin.toml", "requirements.txt", "test_plugin.py"]
+        ),
+    },
+    Template {
+        kind: TemplateArg::GuestFilesystem,
+        language: LanguageArg::Rust,
+        files: files!(
+            "templates/guest-filesystem",
+            [".gitignore", "Cargo.toml", "README.md", "plugin.toml", "src/archive.rs", "src/lib.rs"]
+        ),
+    },
+    Template {
+        kind: TemplateArg::Policy,
+        language: LanguageArg::Rust,
+        files: files!(
+            "templates/policy",
+            [".gitignore", "Cargo.toml", "README.md", "plugin.toml", "src/lib.rs"]
+        ),
+    },
+    Template {
+        kind: TemplateArg::Policy,
+        language: LanguageArg::Js,
+        files: files!(
+            "templates/policy-js",
+            [".gitignore", "README.md", "package.json", "plugin.js", "plugin.test.js", "plugin.toml"]
+        ),
+    },
+    Template {
+        kind: TemplateArg::Policy,
+        language: LanguageArg::Python,
+        files: files!(
+            "templates/policy-python",
+            [".gitignore", "README.md", "plugin.py", "plugin.toml", "requirements.txt", "test_plugin.py"]
+        ),
+    },
 ];
 
-const CONNECTOR: &[File] = files!(
-    "templates/connector",
-    "",
-    [".gitignore", "Cargo.toml", "README.md", "plugin.toml", "src/lib.rs",]
-);
-
-const STORAGE_TARGET: &[File] = files!(
-    "templates/storage-target",
-    "",
-    [".gitignore", "Cargo.toml", "README.md", "plugin.toml", "src/lib.rs",]
-);
-
-const GUEST_FILESYSTEM: &[File] = files!(
-    "templates/guest-filesystem",
-    "",
-    [".gitignore", "Cargo.toml", "README.md", "plugin.toml", "src/archive.rs", "src/lib.rs",]
-);
-
-const POLICY: &[File] =
-    files!("templates/policy", "", [".gitignore", "Cargo.toml", "README.md", "plugin.toml", "src/lib.rs",]);
-
-fn template(kind: TemplateArg) -> &'static [File] {
-    match kind {
-        TemplateArg::Connector => CONNECTOR,
-        TemplateArg::StorageTarget => STORAGE_TARGET,
-        TemplateArg::GuestFilesystem => GUEST_FILESYSTEM,
-        TemplateArg::Policy => POLICY,
-    }
+/// The kinds that have a template in a language.
+pub(super) fn kinds_in(language: LanguageArg) -> impl Iterator<Item = TemplateArg> {
+    TEMPLATES.iter().filter(move |template| template.language == language).map(|template| template.kind)
 }
 
-/// All files of a new plugin by their places in its folder, the SDK's last.
-pub(super) fn files_of(kind: TemplateArg, name: &str) -> Vec<(&'static str, String)> {
-    let own = template(kind).iter().map(|(place, text)| {
+/// All files of a new plugin by their places in its folder, the contract's last; none where there is no such template.
+pub(super) fn files_of(
+    kind: TemplateArg,
+    language: LanguageArg,
+    name: &str,
+) -> Option<Vec<(String, String)>> {
+    let template = TEMPLATES.iter().find(|known| known.kind == kind && known.language == language)?;
+    let own = template.files.iter().map(|(place, text)| {
         let text = text.replace(TEMPLATE_NAME, name);
-        (*place, if *place == "Cargo.toml" { text.replace(SDK_FROM_TEMPLATE, SDK_FROM_PLUGIN) } else { text })
+        let cargo = *place == "Cargo.toml";
+        let text = if cargo { text.replace(SDK_FROM_TEMPLATE, SDK_FROM_PLUGIN) } else { text };
+        ((*place).to_owned(), text)
     });
-    let sdk = SDK.iter().copied().flatten().map(|(place, text)| (*place, (*text).to_owned()));
-    own.chain(sdk).collect()
+    let below = |folder: &'static str, files: &'static [File]| {
+        files.iter().map(move |(place, text)| (format!("{folder}{place}"), (*text).to_owned()))
+    };
+    let mut files: Vec<(String, String)> = own.collect();
+    if language == LanguageArg::Rust {
+        files.extend(below("sdk/rust/", SDK));
+        files.extend(below("sdk/wit/", CONTRACT).chain(below("sdk/wit/0.2/", CONTRACT_0_2)));
+    } else {
+        // The shape that the tools of other languages look for: one package with what it depends on below it.
+        files.extend(below("wit/", CONTRACT_0_2).chain(below("wit/deps/plugin-0.1.0/", CONTRACT)));
+    }
+    Some(files)
 }
 
 #[cfg(test)]
@@ -109,8 +166,9 @@ mod tests {
                 let path = entry.unwrap().path();
                 let name = path.file_name().and_then(|name| name.to_str()).unwrap().to_owned();
                 if path.is_dir() {
-                    waiting.extend((name != "target").then_some(path));
-                } else if name != "Cargo.lock" {
+                    let made = ["target", "node_modules", "__pycache__", ".venv"].contains(&name.as_str());
+                    waiting.extend((!made).then_some(path));
+                } else if !["Cargo.lock", "package-lock.json"].contains(&name.as_str()) {
                     found.insert(path.strip_prefix(folder).unwrap().to_string_lossy().into_owned());
                 }
             }
@@ -118,38 +176,68 @@ mod tests {
         found
     }
 
-    fn places(files: &[File], below: &str) -> BTreeSet<String> {
-        files.iter().map(|(place, _)| place.strip_prefix(below).unwrap().to_owned()).collect()
+    fn places(files: &[File]) -> BTreeSet<String> {
+        files.iter().map(|(place, _)| (*place).to_owned()).collect()
+    }
+
+    fn folder(template: &Template) -> String {
+        let kind = format!("{:?}", template.kind);
+        let kind: String = kind
+            .chars()
+            .enumerate()
+            .flat_map(|(place, letter)| {
+                let hyphen = (place > 0 && letter.is_uppercase()).then_some('-');
+                hyphen.into_iter().chain(letter.to_lowercase())
+            })
+            .collect();
+        match template.language {
+            LanguageArg::Rust => kind,
+            LanguageArg::Js => format!("{kind}-js"),
+            LanguageArg::Python => format!("{kind}-python"),
+        }
     }
 
     #[test]
     fn nothing_of_the_sdk_and_the_templates_is_left_out() {
-        assert_eq!(places(SDK[0], "sdk/rust/"), on_disk(&sdk().join("rust")));
-        assert_eq!(places(SDK[1], "sdk/wit/"), on_disk(&sdk().join("wit")));
-        for (folder, files) in [
-            ("connector", CONNECTOR),
-            ("storage-target", STORAGE_TARGET),
-            ("guest-filesystem", GUEST_FILESYSTEM),
-            ("policy", POLICY),
-        ] {
-            assert_eq!(places(files, ""), on_disk(&sdk().join("templates").join(folder)), "{folder}");
+        assert_eq!(places(SDK), on_disk(&sdk().join("rust")));
+        let mut contract = places(CONTRACT);
+        // What the product's own authors keep to.
+        contract.extend(["README.md", "released.txt"].map(str::to_owned));
+        contract.extend(places(CONTRACT_0_2).into_iter().map(|place| format!("0.2/{place}")));
+        assert_eq!(contract, on_disk(&sdk().join("wit")));
+        let mut folders = BTreeSet::new();
+        for template in TEMPLATES {
+            let folder = folder(template);
+            assert_eq!(places(template.files), on_disk(&sdk().join("templates").join(&folder)), "{folder}");
+            folders.insert(folder);
         }
+        let there = std::fs::read_dir(sdk().join("templates")).unwrap();
+        let there: BTreeSet<String> =
+            there.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+        assert_eq!(folders, there);
     }
 
     #[test]
-    fn a_copy_has_its_own_name_and_its_own_sdk() {
-        for kind in [
-            TemplateArg::Connector,
-            TemplateArg::StorageTarget,
-            TemplateArg::GuestFilesystem,
-            TemplateArg::Policy,
-        ] {
-            let files = files_of(kind, "mine");
-            assert!(files.iter().all(|(_, text)| !text.contains(TEMPLATE_NAME)), "{kind:?}");
-            let text = |place: &str| &files.iter().find(|(known, _)| *known == place).unwrap().1;
+    fn a_copy_has_its_own_name_and_its_own_contract() {
+        for Template { kind, language, .. } in TEMPLATES {
+            let files = files_of(*kind, *language, "mine").unwrap();
+            assert!(files.iter().all(|(_, text)| !text.contains(TEMPLATE_NAME)), "{kind:?} {language:?}");
+            let text = |place: &str| &files.iter().find(|(known, _)| known == place).unwrap().1;
             assert!(text("plugin.toml").starts_with("name = \"mine\"\n"));
-            assert!(text("Cargo.toml").contains("path = \"sdk/rust\""));
-            assert!(text("src/lib.rs").contains("description(\"mine\""));
+            match language {
+                LanguageArg::Rust => {
+                    assert!(text("Cargo.toml").contains("path = \"sdk/rust\""));
+                    assert!(text("src/lib.rs").contains("description(\"mine\""));
+                    assert!(text("sdk/wit/0.2/contract.wit").contains("world policy"));
+                }
+                LanguageArg::Js => assert!(text("plugin.js").contains("NAME = 'mine'")),
+                LanguageArg::Python => assert!(text("plugin.py").contains("NAME = \"mine\"")),
+            }
+            if *language != LanguageArg::Rust {
+                assert!(text("wit/contract.wit").contains("world policy"));
+                assert!(text("wit/deps/plugin-0.1.0/policy.wit").contains("world policy"));
+            }
         }
+        assert!(files_of(TemplateArg::Connector, LanguageArg::Python, "mine").is_none());
     }
 }

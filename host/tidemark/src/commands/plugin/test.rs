@@ -11,9 +11,10 @@ use serde_json::{Value, json};
 use tidemark_model::{BackupId, BackupType, ByteLen, GuestOffset, Ranks, RetentionPoint, UtcMillis};
 use tidemark_plugins::build::{BuildOptions, build_plugin, manifest_from_source, run_own_tests};
 use tidemark_plugins::conformance::{Check, Trial, try_out};
-use tidemark_plugins::{DiskRead, PluginKind, ReadOnlyDisk};
+use tidemark_plugins::{Conversation, DiskRead, PluginKind, ReadOnlyDisk};
 use tidemark_policy::{Zone, age_days, rank_points};
 
+use super::recording;
 use crate::args::TestArgs;
 use crate::commands::connection::typed;
 use crate::output::{Ended, Output};
@@ -24,14 +25,24 @@ const HALF_DAY_MS: i64 = 43_200_000;
 const DAY_MS: i64 = 86_400_000;
 
 pub(super) fn run(args: TestArgs, output: &Output) -> Result<Ended> {
-    let TestArgs { dir, values, vm, disk } = args;
+    let TestArgs { dir, values, vm, disk, record, replay } = args;
     let manifest = manifest_from_source(&dir).with_context(|| dir.display().to_string())?;
-    let (settings, secrets) = typed(&manifest.settings, values)?;
     let disk = disk.as_deref().map(RawImage::open).transpose()?;
     let lacks_disk = manifest.kind == PluginKind::GuestFilesystem && disk.is_none();
-    let now = UtcMillis::now();
-    let trial =
-        Trial { settings, secrets: secrets.into_iter().collect(), vm, timeline: timeline(now)?, now, disk };
+    let mut trial = match &replay {
+        Some(file) => recording::read(file)?,
+        None => {
+            let (settings, secrets) = typed(&manifest.settings, values)?;
+            let now = UtcMillis::now();
+            Trial { settings, secrets: secrets.into_iter().collect(), vm, now, ..Trial::default() }
+        }
+    };
+    trial.timeline = timeline(trial.now)?;
+    trial.disk = disk;
+    let file = record.as_deref().map(recording::create).transpose()?;
+    if file.is_some() {
+        trial.conversation = Some(Conversation::recording());
+    }
     let own = run_own_tests(&dir);
     let mut checks =
         vec![Check { name: "its own tests".to_owned(), problem: own.err().map(|e| e.to_string()) }];
@@ -44,6 +55,9 @@ pub(super) fn run(args: TestArgs, output: &Output) -> Result<Ended> {
         Err(error) => {
             checks.push(Check { name: "it is built".to_owned(), problem: Some(error.to_string()) });
         }
+    }
+    if let Some(file) = file {
+        recording::write(file, &trial)?;
     }
     if lacks_disk {
         output.note("no file system was read: name a disk with --disk");
