@@ -210,7 +210,7 @@ fn replays_without_a_server(author: &Author, simulator: Simulator, settings: &[S
         "{strayed}"
     );
     let refused = author.outcome(&["plugin", "test", &source, "--record", &file])?;
-    ensure!(refused.code == 1 && refused.stderr.contains("making the recording"), "{refused:?}");
+    ensure!(refused.code == 1 && refused.stderr.contains("exists already"), "{refused:?}");
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use serde_json::json;
 use tidemark_catalog::{Connector as ConnectorRecord, Job, SeenVm, Vm};
 use tidemark_model::{BackupId, ConnectorId, JobKind};
 use tidemark_plugins::{
-    Connector, Error as PluginError, ErrorKind as PluginErrorKind, Finding, Product, VirtualMachine,
+    Connector, Error as PluginError, ErrorKind as PluginErrorKind, Finding, Product, Severity, VirtualMachine,
 };
 
 use crate::engine::{Engine, Shared};
@@ -22,11 +22,15 @@ pub struct TestedConnector {
 }
 
 async fn tested(connector: &mut Connector) -> std::result::Result<TestedConnector, PluginError> {
-    let findings = connector.check().await?;
-    let product = match connector.identify().await {
-        Err(error) if *error.kind() == PluginErrorKind::Unsupported => None,
-        said => said?,
-    };
+    let mut findings = connector.check().await?;
+    // It only says what is there: whatever keeps it from that says nothing of backups.
+    let product = connector.identify().await.unwrap_or_else(|error| {
+        if *error.kind() != PluginErrorKind::Unsupported {
+            let (severity, code) = (Severity::Warning, "product-unknown".to_owned());
+            findings.push(Finding { severity, code, message: error.to_string() });
+        }
+        None
+    });
     Ok(TestedConnector { product, findings })
 }
 

@@ -2,7 +2,7 @@
 //! `target`.
 //!
 //! ```text
-//! cargo run --release --locked --workspace --example sandbox_speed
+//! cargo build --release --locked --workspace --example sandbox_speed && target/release/examples/sandbox_speed
 //! ```
 
 use std::path::Path;

@@ -6,10 +6,10 @@
 
 use crate::manifest::PluginKind;
 
-/// The contract that new plugins are written against.
+/// The contract that new plugins are written against: the last of those below.
 pub const CONTRACT: &str = "0.2.0";
-/// Every contract whose plugins run here.
-pub const CONTRACTS: [&str; 2] = [FIRST, CONTRACT];
+/// Every contract whose plugins run here. One that was released is never taken away.
+pub const CONTRACTS: [&str; 2] = ["0.1.0", "0.2.0"];
 /// The contract that brought every interface that a plugin must export or may import.
 const FIRST: &str = "0.1.0";
 
@@ -55,7 +55,7 @@ const LOG: Interface = Interface::first("log");
 const CLOCK: Interface = Interface::first("clock");
 const CRYPTO: Interface = Interface::first("crypto");
 const DISK: Interface = Interface::first("disk");
-const ABOUT: Interface = Interface { name: "about", since: "0.2.0" };
+pub(crate) const ABOUT: Interface = Interface { name: "about", since: "0.2.0" };
 
 impl PluginKind {
     /// The host interfaces that its world names.
@@ -77,6 +77,14 @@ impl PluginKind {
             Self::VolumeReader => "volumes",
             Self::Policy => "decisions",
         })
+    }
+
+    /// Whether a call of the host may have it wait for somebody else: a server, or a disk.
+    pub(crate) fn waits_for_others(self) -> bool {
+        match self {
+            Self::Connector | Self::GuestFilesystem | Self::VolumeReader => true,
+            Self::StorageTarget | Self::Policy => false,
+        }
     }
 
     /// The interfaces that it may export.
@@ -117,6 +125,7 @@ mod tests {
     #[test]
     fn every_spoken_contract_fits_and_no_other() {
         assert!(CONTRACTS.iter().all(|contract| contract_fits(contract)));
+        assert_eq!(CONTRACTS.last(), Some(&CONTRACT));
         for wrong in ["0.3.0", "0.2.1", "0.1.1", "1.0.0", "0.2", "0.2.0.0", "", "x.2.0"] {
             assert!(!contract_fits(wrong), "{wrong}");
         }

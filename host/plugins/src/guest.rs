@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use tidemark_model::DiskKey;
 use wasmtime::{Store, Trap};
+use wasmtime_wasi::I32Exit;
 
 use crate::bindings::host::tidemark::plugin::types;
 use crate::error::{Error, ErrorKind};
@@ -206,6 +207,10 @@ impl Stopped {
             }
             Some(trap) => at_fault(ErrorKind::Trap, format!("the guest crashed: {trap}")),
             None => {
+                if let Some(I32Exit(status)) = error.downcast_ref::<I32Exit>() {
+                    let message = format!("the guest ended itself with status {status}");
+                    return at_fault(ErrorKind::Trap, message);
+                }
                 let text = format!("{error:#}");
                 if text.contains("allocated for hostcalls") {
                     let limit = state.limits.transfer_bytes;
@@ -218,11 +223,11 @@ impl Stopped {
         }
     }
 
-    /// Because its time was over while it waited.
+    /// Because its time was over while it waited. Whoever is offered nobody to wait for waited for itself.
     pub(crate) fn waiting(state: &State) -> Self {
         let limit = state.limits.call_timeout.as_millis();
         let message = format!("the call did not end within {limit} ms");
-        Self { kind: ErrorKind::Timeout, message, at_fault: false }
+        Self { kind: ErrorKind::Timeout, message, at_fault: !state.kind.waits_for_others() }
     }
 }
 

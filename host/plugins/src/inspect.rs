@@ -99,7 +99,10 @@ pub(crate) fn misfits(manifest: &Manifest, imports: &[String], exports: &[String
     let kind = manifest.kind;
     let mut problems = Vec::new();
     for import in imports {
-        let of_world = kind.imports().iter().any(|interface| interface.is(import));
+        let of_world = kind
+            .imports()
+            .iter()
+            .any(|interface| interface.is(import) && interface.is_in(&manifest.contract));
         let of_runtime = manifest.runtime == Some(LanguageRuntime::Wasi02) && wasi::offers(import);
         if !of_world && !of_runtime {
             problems.push(format!("it imports {import}, which the world {kind} does not name"));

@@ -117,7 +117,7 @@ impl Runtime {
         };
         let (component, from_cache) =
             compiled.map_err(|error| failed(format!("it does not compile: {error:#}")))?;
-        let world = World::link(&inspection.manifest, engine, &component)
+        let world = World::link(&inspection, engine, &component)
             .map_err(|error| failed(format!("it does not fit its world: {error:#}")))?;
         Ok(Plugin { inner: Arc::new(Loaded { inspection, world, from_cache }) })
     }
@@ -179,7 +179,8 @@ impl Plugin {
 }
 
 impl World {
-    fn link(manifest: &Manifest, engine: &Engine, component: &Component) -> wasmtime::Result<Self> {
+    fn link(inspection: &Inspection, engine: &Engine, component: &Component) -> wasmtime::Result<Self> {
+        let Inspection { manifest, exports, .. } = inspection;
         let mut linker: Linker<State> = Linker::new(engine);
         if manifest.runtime == Some(LanguageRuntime::Wasi02) {
             wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
@@ -187,7 +188,7 @@ impl World {
         Ok(match manifest.kind {
             PluginKind::Connector => {
                 connector::Connector::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
-                Self::Connector(LinkedConnector::new(linker.instantiate_pre(component)?)?)
+                Self::Connector(LinkedConnector::new(linker.instantiate_pre(component)?, exports)?)
             }
             PluginKind::StorageTarget => {
                 storage::StorageTarget::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;

@@ -20,6 +20,9 @@ pub(crate) enum Encoding {
     Base64,
 }
 
+/// In place of a secret.
+const MASK: &[u8] = b"(a secret)";
+
 /// Secrets by name.
 #[derive(Clone, Default)]
 pub struct Secrets(BTreeMap<String, String>);
@@ -50,11 +53,34 @@ impl Secrets {
 
     /// The text without any secret, in whatever form a request may hold it.
     pub(crate) fn masked(&self, text: &str) -> String {
+        let masked = self.masked_bytes(text.as_bytes());
+        // Forms are whole texts, so what is left around them is text too.
+        String::from_utf8_lossy(&masked).into_owned()
+    }
+
+    /// The same for any bytes.
+    pub(crate) fn masked_bytes(&self, bytes: &[u8]) -> Vec<u8> {
         const FORMS: [Encoding; 5] =
             [Encoding::Raw, Encoding::XmlText, Encoding::JsonString, Encoding::Percent, Encoding::Base64];
         let secrets = self.0.values().filter(|secret| secret.len() > 2);
-        let forms = secrets.flat_map(|secret| FORMS.map(|encoding| encode(secret, encoding)));
-        forms.fold(text.to_owned(), |text, form| text.replace(&form, "(a secret)"))
+        let mut forms: Vec<String> =
+            secrets.flat_map(|secret| FORMS.map(|encoding| encode(secret, encoding))).collect();
+        // The longest first: one secret may begin with another.
+        forms.sort_unstable_by_key(|form| std::cmp::Reverse(form.len()));
+        let (mut masked, mut rest) = (Vec::with_capacity(bytes.len()), bytes);
+        while let Some((first, after)) = rest.split_first() {
+            match forms.iter().find(|form| rest.starts_with(form.as_bytes())) {
+                Some(form) => {
+                    masked.extend_from_slice(MASK);
+                    rest = rest.get(form.len()..).unwrap_or_default();
+                }
+                None => {
+                    masked.push(*first);
+                    rest = after;
+                }
+            }
+        }
+        masked
     }
 }
 
@@ -105,6 +131,17 @@ fn encode(secret: &str, encoding: Encoding) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_form_of_a_secret_is_left() {
+        let secrets: Secrets = [("a", "abc"), ("b", "abc12<3"), ("c", "xy")].into_iter().collect();
+        assert_eq!(
+            secrets.masked("<p>abc12&lt;3</p> abc1 xy YWJj"),
+            "<p>(a secret)</p> (a secret)1 xy (a secret)"
+        );
+        assert_eq!(secrets.masked_bytes(b"\xffabc\xfe"), b"\xff(a secret)\xfe");
+        assert_eq!(Secrets::none().masked("abc"), "abc");
+    }
 
     #[test]
     fn a_secret_fits_into_its_place() {

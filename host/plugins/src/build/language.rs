@@ -22,6 +22,34 @@ const CONTRACT_FOLDER: &str = "wit";
 const PYTHON_MODULE: &str = "plugin";
 const NPM_COMPILER: &str = "node_modules/@bytecodealliance/componentize-js/src/cli.js";
 const PYTHON_COMPILER: &str = ".venv/bin/componentize-py";
+
+/// Tools that are fetched into a plugin's folder.
+struct Tools {
+    /// The file that names them.
+    wanted: &'static str,
+    /// A copy of that file, as it was when they were fetched.
+    stamp: &'static str,
+    /// The one that has to be among them.
+    compiler: &'static str,
+    package: &'static str,
+    fetch: fn(&Path) -> Result<(), Error>,
+}
+
+const NODE: Tools = Tools {
+    wanted: "package.json",
+    stamp: "node_modules/componentize-js.installed",
+    compiler: NPM_COMPILER,
+    package: "@bytecodealliance/componentize-js",
+    fetch: fetch_node_modules,
+};
+const PYTHON: Tools = Tools {
+    wanted: "requirements.txt",
+    stamp: ".venv/componentize-py.installed",
+    compiler: PYTHON_COMPILER,
+    package: "componentize-py",
+    fetch: fetch_python_packages,
+};
+
 /// What the JavaScript engine offers beyond the world: never HTTP, which is the host's.
 const JS_NETWORK: [&str; 2] = ["http", "fetch-event"];
 const JS_SYSTEM: [&str; 3] = ["stdio", "random", "clocks"];
@@ -71,10 +99,7 @@ impl fmt::Display for Language {
 
 /// A component of JavaScript sources.
 pub(super) fn javascript(dir: &Path, manifest: &Manifest) -> Result<Vec<u8>, Error> {
-    let compiler = dir.join(NPM_COMPILER);
-    if !compiler.is_file() {
-        fetch_node_modules(dir)?;
-    }
+    fetch(dir, &NODE)?;
     let disabled = JS_NETWORK.iter().chain(if manifest.runtime.is_none() { &JS_SYSTEM[..] } else { &[] });
     made_in(dir, |out| {
         let mut command = Command::new("node");
@@ -88,9 +113,7 @@ pub(super) fn javascript(dir: &Path, manifest: &Manifest) -> Result<Vec<u8>, Err
 
 /// A component of Python sources.
 pub(super) fn python(dir: &Path, manifest: &Manifest) -> Result<Vec<u8>, Error> {
-    if !dir.join(PYTHON_COMPILER).is_file() {
-        fetch_python_packages(dir)?;
-    }
+    fetch(dir, &PYTHON)?;
     made_in(dir, |out| {
         let mut command = componentize_py(dir)?;
         command.args(["--world", manifest.kind.as_str(), "componentize", PYTHON_MODULE]);
@@ -111,14 +134,13 @@ pub(super) fn own_tests(dir: &Path) -> Result<(), Error> {
             command
         }
         Language::JavaScript => {
+            fetch(dir, &NODE)?;
             let mut command = Command::new("npm");
             command.args(["test", "--silent"]);
             command
         }
         Language::Python => {
-            if !dir.join(PYTHON_COMPILER).is_file() {
-                fetch_python_packages(dir)?;
-            }
+            fetch(dir, &PYTHON)?;
             // The contract's classes, of which the component gets its own.
             let classes = scratch()?;
             let mut command = componentize_py(dir)?;
@@ -164,26 +186,33 @@ fn entry(dir: &Path) -> Result<String, Error> {
     main.map(str::to_owned).ok_or_else(|| wrong("'main' has to name the plugin's module".to_owned()))
 }
 
-fn fetch_node_modules(dir: &Path) -> Result<(), Error> {
-    tracing::info!(dir = %dir.display(), "fetching componentize-js from npm");
-    let mut npm = Command::new("npm");
-    run(dir, npm.args(["install", "--no-audit", "--no-fund", "--loglevel=error"]))?;
-    if dir.join(NPM_COMPILER).is_file() {
+/// Fetches what is missing, and all of it again where other tools are wanted than when it was fetched.
+fn fetch(dir: &Path, tools: &Tools) -> Result<(), Error> {
+    let Tools { wanted, stamp, compiler, package, fetch } = tools;
+    let read = |file: &str| std::fs::read(dir.join(file));
+    let known = read(wanted).map_err(|error| failed(format!("{}: {error}", dir.join(wanted).display())))?;
+    if dir.join(compiler).is_file() && read(stamp).is_ok_and(|stamp| stamp == known) {
         return Ok(());
     }
-    Err(failed("package.json does not name @bytecodealliance/componentize-js among its devDependencies"))
+    tracing::info!(dir = %dir.display(), package, "fetching the tools of a plugin");
+    fetch(dir)?;
+    if !dir.join(compiler).is_file() {
+        return Err(failed(format!("{wanted} does not name {package}")));
+    }
+    std::fs::write(dir.join(stamp), known).map_err(|error| failed(format!("{stamp}: {error}")))
+}
+
+fn fetch_node_modules(dir: &Path) -> Result<(), Error> {
+    run(dir, Command::new("npm").args(["install", "--no-audit", "--no-fund", "--loglevel=error"]))
 }
 
 fn fetch_python_packages(dir: &Path) -> Result<(), Error> {
-    tracing::info!(dir = %dir.display(), "fetching componentize-py from PyPI");
-    run(dir, Command::new("python3").args(["-m", "venv", ".venv"]))?;
+    if !dir.join(".venv/bin/python").is_file() {
+        run(dir, Command::new("python3").args(["-m", "venv", ".venv"]))?;
+    }
     let mut pip = Command::new(within(dir, ".venv/bin/python"));
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
-    run(dir, pip.args(["--requirement", "requirements.txt"]))?;
-    if dir.join(PYTHON_COMPILER).is_file() {
-        return Ok(());
-    }
-    Err(failed("requirements.txt does not name componentize-py"))
+    run(dir, pip.args(["--requirement", "requirements.txt"]))
 }
 
 /// What a compiler writes into the file that it is told.

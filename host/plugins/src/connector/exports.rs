@@ -7,6 +7,7 @@ use crate::bindings::about::OptionalIndices;
 use crate::bindings::about::exports::tidemark::plugin0_2_0::about::Guest as About;
 use crate::bindings::connector::exports::tidemark::plugin::hypervisor::Guest as Hypervisor;
 use crate::bindings::connector::{Connector, ConnectorIndices};
+use crate::contract::ABOUT;
 use crate::state::State;
 
 /// A component that is linked to the world `connector`.
@@ -23,10 +24,12 @@ pub(crate) struct Exports {
 }
 
 impl LinkedConnector {
-    /// Looks for the exports. What it may leave out is left out too where it has another shape than the contract's.
-    pub(crate) fn new(component: InstancePre<State>) -> wasmtime::Result<Self> {
+    /// Looks for the exports among those that it has by name. One of another shape than the contract's is an error, also
+    /// where it could have been left out.
+    pub(crate) fn new(component: InstancePre<State>, exports: &[String]) -> wasmtime::Result<Self> {
         let owed = ConnectorIndices::new(&component)?;
-        let optional = OptionalIndices::new(&component).ok();
+        let has_about = exports.iter().any(|export| ABOUT.is(export));
+        let optional = has_about.then(|| OptionalIndices::new(&component)).transpose()?;
         Ok(Self { component, owed, optional })
     }
 

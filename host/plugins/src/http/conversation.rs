@@ -28,6 +28,8 @@ pub struct RecordedRequest {
     pub method: String,
     /// Where to.
     pub url: String,
+    /// Whom it believes on the other side: `system`, a thumbprint, or the SHA-256 of its authorities.
+    pub trust: String,
     /// The guest's own headers.
     pub headers: Vec<(String, String)>,
     /// The body's pieces.
@@ -207,7 +209,10 @@ fn difference(asked: &RecordedRequest, recorded: &RecordedRequest) -> Option<Str
             format!("the {what} of {} has '{now}' where '{then}' was recorded", line(asked))
         })
     };
-    of("header", &named(asked), &named(recorded)).or_else(|| of("body", &body(asked), &body(recorded)))
+    let trust = of("trust", &asked.trust, &recorded.trust);
+    trust
+        .or_else(|| of("header", &named(asked), &named(recorded)))
+        .or_else(|| of("body", &body(asked), &body(recorded)))
 }
 
 /// What stands around the first difference of two texts.
@@ -228,6 +233,7 @@ mod tests {
         RecordedRequest {
             method: "POST".into(),
             url: url.into(),
+            trust: "system".into(),
             headers: vec![("Content-Type".into(), "text/xml".into())],
             body: vec![RecordedPart::of(body.as_bytes()), secret],
         }
@@ -278,5 +284,7 @@ mod tests {
         assert_eq!(difference(&asked, &recorded), None);
         asked.headers.pop();
         assert!(difference(&asked, &recorded).is_some_and(|difference| difference.contains("header")));
+        let other = RecordedRequest { trust: "thumbprint ab".into(), ..recorded.clone() };
+        assert!(difference(&other, &recorded).is_some_and(|difference| difference.contains("the trust of")));
     }
 }

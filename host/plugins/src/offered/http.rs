@@ -42,7 +42,7 @@ impl Host for State {
     async fn send(&mut self, request: wit::Request) -> wasmtime::Result<Result<wit::Response, types::Error>> {
         self.spend(COST)?;
         let Some(conversation) = self.conversation.clone() else { return Ok(self.exchange(request).await) };
-        let asked = recorded::request(&request);
+        let asked = recorded::request(&request, &self.secrets);
         if conversation.replays() {
             let allowed = self.target(&request.url).map(drop);
             return Ok(allowed.and_then(|()| recorded::answer(&conversation, &asked)));

@@ -10,7 +10,7 @@ use tokio::io::AsyncWrite;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::clocks::{HostMonotonicClock, HostWallClock};
-use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 use wasmtime_wasi::random::Deterministic;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView, async_trait};
 
@@ -137,10 +137,14 @@ impl Printed {
     fn end_line(&self, lines: &mut Lines) {
         let line = std::mem::take(&mut lines.line);
         let text = String::from_utf8_lossy(&line);
-        if text.trim().is_empty() || lines.allowance.take(Instant::now()).is_none() {
+        if text.trim().is_empty() {
             return;
         }
+        let Some(dropped) = lines.allowance.take(Instant::now()) else { return };
         let Speaker { plugin, version, job, stream } = &*self.speaker;
+        if dropped > 0 {
+            tracing::info!(%plugin, %version, %job, dropped, "lines of a plugin were dropped: too many");
+        }
         tracing::info!(%plugin, %version, %job, stream, "{}", printable(&text));
     }
 }
@@ -178,6 +182,10 @@ impl Pollable for Printed {
 
 impl OutputStream for Printed {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        if bytes.len() > WRITE_BYTES {
+            let message = format!("it wrote {} bytes where {WRITE_BYTES} were allowed", bytes.len());
+            return Err(StreamError::Trap(wasmtime::Error::msg(message)));
+        }
         self.take(&bytes);
         Ok(())
     }

@@ -15,7 +15,7 @@ pub(crate) struct Bytes {
 }
 
 impl Bytes {
-    fn saying(word: &str) -> Arc<Self> {
+    pub(crate) fn saying(word: &str) -> Arc<Self> {
         let mut content = vec![0; 4 << 20];
         content[..word.len()].copy_from_slice(word.as_bytes());
         content[4096] = 7;

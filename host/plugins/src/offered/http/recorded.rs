@@ -1,5 +1,7 @@
 //! Between the contract's requests and answers and those of a recorded conversation.
 
+use sha2::{Digest as _, Sha256};
+
 use crate::bindings::host::tidemark::plugin::http as wit;
 use crate::bindings::host::tidemark::plugin::types;
 use crate::http::{Conversation, RecordedAnswer, RecordedPart, RecordedRequest};
@@ -9,9 +11,11 @@ use crate::state::guest_error;
 /// The sort of the error where a request is not the recorded one.
 const STRAYED: &str = "replay";
 
-pub(super) fn request(request: &wit::Request) -> RecordedRequest {
+/// What is recorded of a request. Secrets are named where the host fills them in; where a server gave one to the guest and
+/// the guest gives it back, it is masked, as it was in the answer.
+pub(super) fn request(request: &wit::Request, secrets: &Secrets) -> RecordedRequest {
     let body = request.body.iter().map(|part| match part {
-        wit::Part::Bytes(bytes) => RecordedPart::of(bytes),
+        wit::Part::Bytes(bytes) => RecordedPart::of(&secrets.masked_bytes(bytes)),
         wit::Part::Secret(wit::SecretPart { name, encoding }) => {
             let encoding = match encoding {
                 wit::Encoding::Raw => "raw",
@@ -25,8 +29,13 @@ pub(super) fn request(request: &wit::Request) -> RecordedRequest {
     });
     RecordedRequest {
         method: request.method.clone(),
-        url: request.url.clone(),
-        headers: request.headers.clone(),
+        url: secrets.masked(&request.url),
+        trust: match &request.trust {
+            wit::Trust::System => "system".to_owned(),
+            wit::Trust::Authorities(pem) => format!("authorities {}", hex::encode(Sha256::digest(pem))),
+            wit::Trust::Thumbprint(text) => format!("thumbprint {text}"),
+        },
+        headers: request.headers.iter().map(|field| masked(field, secrets)).collect(),
         body: body.collect(),
     }
 }
@@ -35,13 +44,10 @@ pub(super) fn request(request: &wit::Request) -> RecordedRequest {
 pub(super) fn answered(answer: &Result<wit::Response, types::Error>, secrets: &Secrets) -> RecordedAnswer {
     match answer {
         Ok(wit::Response { status, headers, body }) => {
-            let masked = |(name, value): &(String, String)| (name.clone(), secrets.masked(value));
-            let part = match RecordedPart::of(body) {
-                RecordedPart::Text(text) => RecordedPart::Text(secrets.masked(&text)),
-                other => other,
-            };
+            let part = RecordedPart::of(&secrets.masked_bytes(body));
             let body = if body.is_empty() { Vec::new() } else { vec![part] };
-            RecordedAnswer::Response { status: *status, headers: headers.iter().map(masked).collect(), body }
+            let headers = headers.iter().map(|field| masked(field, secrets)).collect();
+            RecordedAnswer::Response { status: *status, headers, body }
         }
         Err(types::Error { kind, message, .. }) => {
             let kind = match kind {
@@ -53,6 +59,10 @@ pub(super) fn answered(answer: &Result<wit::Response, types::Error>, secrets: &S
             RecordedAnswer::Failure { kind: kind.to_owned(), message: secrets.masked(message) }
         }
     }
+}
+
+fn masked((name, value): &(String, String), secrets: &Secrets) -> (String, String) {
+    (name.clone(), secrets.masked(value))
 }
 
 /// The recorded answer to a request, in place of the server's.

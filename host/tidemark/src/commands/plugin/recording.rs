@@ -1,10 +1,8 @@
 //! The file of `plugin test --record` and `--replay`: what the trial was begun with, and the conversation that it led to.
 //! The settings and the moment belong to it, as requests are made of both; secrets do not.
 
-use std::fs::File;
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -26,23 +24,29 @@ struct Recording {
     exchanges: Vec<Exchange>,
 }
 
-/// A new file, made before anything is asked: an earlier recording is never written over. It is its owner's alone, as
-/// answers may hold the keys of sessions.
-pub(super) fn create(path: &Path) -> Result<(File, PathBuf)> {
-    let made = File::options().write(true).create_new(true).mode(0o600).open(path);
-    let file = made.with_context(|| format!("making the recording {}", path.display()))?;
-    Ok((file, path.to_owned()))
+/// A place for a recording: an earlier one is never written over.
+pub(super) fn place(path: &Path) -> Result<()> {
+    ensure!(!path.exists(), "the recording {} exists already; name another file", path.display());
+    Ok(())
 }
 
-/// Writes what the trial's conversation recorded.
-pub(super) fn write((mut file, path): (File, PathBuf), trial: &Trial) -> Result<()> {
+/// Writes what the trial's conversation recorded, whole or not at all. The file is its owner's alone, as answers may hold the
+/// keys of sessions.
+pub(super) fn write(path: &Path, trial: &Trial) -> Result<()> {
     let Trial { settings, vm, now, conversation, .. } = trial;
     let exchanges = conversation.as_ref().map(Conversation::exchanges).unwrap_or_default();
     let (settings, vm) = (settings.clone(), vm.clone());
     let recording = Recording { format: FORMAT, now_ms: now.0, settings, vm, exchanges };
     let mut text = serde_json::to_string_pretty(&recording)?;
     text.push('\n');
-    file.write_all(text.as_bytes()).with_context(|| format!("writing {}", path.display()))
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let write = || -> Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        file.write_all(text.as_bytes())?;
+        file.persist_noclobber(path)?;
+        Ok(())
+    };
+    write().with_context(|| format!("writing the recording {}", path.display()))
 }
 
 /// The trial as it was recorded.
@@ -72,11 +76,12 @@ mod tests {
             conversation: Some(Conversation::recording()),
             ..Trial::default()
         };
-        write(create(&path).unwrap(), &trial).unwrap();
+        place(&path).unwrap();
+        write(&path, &trial).unwrap();
         let again = read(&path).unwrap();
-        assert_eq!((again.settings, again.vm, again.now), (trial.settings, trial.vm, trial.now));
+        assert_eq!((&again.settings, &again.vm, again.now), (&trial.settings, &trial.vm, trial.now));
         assert!(again.conversation.unwrap().went_as_recorded().is_ok());
-        assert!(create(&path).is_err());
+        assert!(place(&path).is_err() && write(&path, &trial).is_err());
         std::fs::write(&path, "{}").unwrap();
         let error = read(&path).err().unwrap().to_string();
         assert!(error.contains("is no recording"), "{error}");

@@ -39,8 +39,8 @@ pub(super) fn run(args: TestArgs, output: &Output) -> Result<Ended> {
     };
     trial.timeline = timeline(trial.now)?;
     trial.disk = disk;
-    let file = record.as_deref().map(recording::create).transpose()?;
-    if file.is_some() {
+    if let Some(path) = &record {
+        recording::place(path)?;
         trial.conversation = Some(Conversation::recording());
     }
     let own = run_own_tests(&dir);
@@ -51,13 +51,13 @@ pub(super) fn run(args: TestArgs, output: &Output) -> Result<Ended> {
             let component = std::fs::read(&built.path).with_context(|| built.path.display().to_string())?;
             let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
             checks.extend(runtime.block_on(try_out(&component, &trial)));
+            if let Some(path) = &record {
+                recording::write(path, &trial)?;
+            }
         }
         Err(error) => {
             checks.push(Check { name: "it is built".to_owned(), problem: Some(error.to_string()) });
         }
-    }
-    if let Some(file) = file {
-        recording::write(file, &trial)?;
     }
     if lacks_disk {
         output.note("no file system was read: name a disk with --disk");
