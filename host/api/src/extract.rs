@@ -210,6 +210,7 @@ mod tests {
         check::<crate::wire::StartBackup>();
         check::<crate::wire::DiscoverVms>();
         check::<crate::wire::AddVms>();
+        check::<crate::wire::MountBackup>();
     }
 
     #[test]

@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result, is_bad_medium};
 use crate::export::MAX_EXPORTS;
+use crate::mounts::Mounts;
 use crate::mover::MoveTuning;
 use crate::plugins::{PluginHost, PluginOptions};
 use crate::queue::Wake;
@@ -30,7 +31,7 @@ use crate::slots::DiskSlots;
 use crate::source::SourceOptions;
 use crate::step::Step;
 use crate::throttle::Throttles;
-use crate::{connections, flows, queue, recovery, tokens};
+use crate::{connections, flows, mounts, queue, recovery, tokens};
 
 /// How many events a slow listener may lag behind.
 const EVENTS: usize = 1024;
@@ -84,6 +85,8 @@ pub struct Limits {
     pub source_attempts: u32,
     /// Of each incremental, how many of a hundred clusters that the hypervisor calls unchanged are compared; 0 for none.
     pub audit_percent: f64,
+    /// How long a mount is kept that nobody asks for anything.
+    pub mount_idle: Duration,
     /// Where `nbdkit` is.
     pub nbdkit: Option<PathBuf>,
     /// The folder of VMware's VDDK.
@@ -124,6 +127,7 @@ impl Default for Limits {
             at_max_chain_depth: AtMaxDepth::Full,
             source_attempts: 6,
             audit_percent: 0.1,
+            mount_idle: Duration::from_secs(3600),
             nbdkit: None,
             vddk_libdir: None,
         }
@@ -156,6 +160,7 @@ pub(crate) struct Shared {
     pub(crate) disk_slots: DiskSlots,
     pub(crate) throttles: Throttles,
     pub(crate) export_slots: Arc<Semaphore>,
+    pub(crate) mounts: Mounts,
     pub(crate) shutdown: CancellationToken,
     pub(crate) wake: Wake,
     abort_at_step: Option<String>,
@@ -193,6 +198,7 @@ impl Engine {
             disk_slots: DiskSlots::new(limits.disks),
             throttles: Throttles::default(),
             export_slots: Arc::new(Semaphore::new(MAX_EXPORTS)),
+            mounts: Mounts::default(),
             limits,
             mail: mail
                 .map(Mailer::new)
@@ -220,6 +226,7 @@ impl Engine {
         shared.tasks.spawn(recovery::watch(Arc::clone(&shared)));
         shared.tasks.spawn(connections::watch_bounds(Arc::clone(&shared)));
         shared.tasks.spawn(flows::watch(Arc::clone(&shared)));
+        shared.tasks.spawn(mounts::watch(Arc::clone(&shared)));
         let jobs = shared.limits.jobs.max(1);
         for (kind, at_once) in [(WorkKind::Work, jobs), (WorkKind::Waiting, WAITING_JOBS)] {
             shared.tasks.spawn(queue::work(Arc::clone(&shared), kind, at_once));

@@ -23,6 +23,7 @@ mod inventory;
 mod layout;
 mod manifest;
 mod merge;
+mod mounts;
 mod mover;
 mod plugins;
 mod policies;
@@ -57,6 +58,7 @@ pub use flows::{
     VerifyRule,
 };
 pub use merge::{MergeChainOptions, MergeChainReport, merge_chain};
+pub use mounts::{ArchiveFormat, Download, FileEntry, FileStream, Found, Listing, MountView, PartitionView};
 pub use plugins::{NewPlugin, PluginOptions, Trust, TrustError};
 pub use policies::{PolicyPut, PutPolicy};
 pub use requests::{
@@ -69,7 +71,7 @@ pub use space::RepositorySpace;
 pub use store::FileSystemSpace;
 pub use tidemark_notify::{Address, Login, MailSettings, Secret, Security};
 pub use tidemark_plugins::{
-    CompileLimits, Compiler, Finding, Product, Severity, VirtualDisk, VirtualMachine,
+    CompileLimits, Compiler, Finding, NodeKind, NodeStat, Product, Severity, VirtualDisk, VirtualMachine,
 };
 pub use tidemark_policy::{Diagnostic, Severity as DiagnosticSeverity};
 pub use tokens::ADMIN_TOKEN_FILE;

@@ -11,14 +11,14 @@ mod trust;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::json;
 use tidemark_catalog::{AuditEntry, Catalog, Connector as ConnectorRecord, PluginVersion, Repository};
 use tidemark_model::{JobId, UtcMillis};
 use tidemark_plugins::{
-    AuditEvent, AuditSink, Compiler, ConductSink, Connector, Grants, Manifest, Plugin, Policy, Runtime,
-    RuntimeOptions, Secrets, Session, StorageTarget,
+    AuditEvent, AuditSink, Compiler, ConductSink, Connector, Grants, GuestFilesystem, Manifest, Plugin,
+    PluginKind, Policy, ReadOnlyDisk, Runtime, RuntimeOptions, Secrets, Session, StorageTarget, VolumeReader,
 };
 use tokio::sync::mpsc;
 
@@ -187,6 +187,39 @@ impl PluginHost {
 }
 
 impl Shared {
+    /// The names of the active plugins of a kind, in their order.
+    pub(crate) async fn active_readers(&self, kind: PluginKind) -> Result<Vec<String>> {
+        let all = self.catalog.list_plugins().await?;
+        let active = all
+            .into_iter()
+            .filter(|known| known.active && known.quarantine.is_none() && known.kind == kind.as_str());
+        let mut names: Vec<String> = active.map(|known| known.name).collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// A reader of partition tables over disks.
+    pub(crate) async fn open_volume_reader(
+        &self,
+        name: &str,
+        disks: Vec<Arc<dyn ReadOnlyDisk>>,
+    ) -> Result<VolumeReader> {
+        let (plugin, _) = self.plugins.version(name, None).await?;
+        let session = self.plugins.session(name, "{}", Secrets::default(), None).await?;
+        Ok(self.plugins.runtime.volume_reader(&plugin, session, disks).await?)
+    }
+
+    /// A reader of file systems over disks.
+    pub(crate) async fn open_filesystem(
+        &self,
+        name: &str,
+        disks: Vec<Arc<dyn ReadOnlyDisk>>,
+    ) -> Result<GuestFilesystem> {
+        let (plugin, _) = self.plugins.version(name, None).await?;
+        let session = self.plugins.session(name, "{}", Secrets::default(), None).await?;
+        Ok(self.plugins.runtime.guest_filesystem(&plugin, session, disks).await?)
+    }
+
     /// A session with a hypervisor, configured and not logged in yet.
     pub(crate) async fn open_connector(
         &self,

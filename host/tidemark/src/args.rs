@@ -2,6 +2,7 @@
 
 mod authoring;
 mod connections;
+mod files;
 mod flows;
 
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ pub(crate) use authoring::{CheckArgs, DevArgs, LanguageArg, NewArgs, TemplateArg
 pub(crate) use connections::{
     Bandwidth, ConnectionArgs, ConnectionValues, ConnectorVerb, MaxDisks, RepositoryBounds, RepositoryVerb,
 };
+pub(crate) use files::{ArchiveArg, FilesVerb};
 pub(crate) use flows::{FlowVerb, KindArg, PolicyVerb, PruneVerb, SimulateArgs};
 
 /// Back up virtual machines as plain QCOW2, and get them back.
@@ -386,6 +388,8 @@ pub(crate) enum RestoreVerb {
         #[command(flatten)]
         wait: Wait,
     },
+    #[command(flatten)]
+    Files(FilesVerb),
 }
 
 #[derive(Debug, Subcommand)]

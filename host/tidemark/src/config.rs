@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
@@ -139,6 +140,8 @@ struct FileLimits {
     source_attempts: Option<u32>,
     /// 0 compares nothing.
     audit_percent: Option<f64>,
+    /// Seconds.
+    mount_idle_seconds: Option<u64>,
     nbdkit: Option<PathBuf>,
     vddk_libdir: Option<PathBuf>,
 }
@@ -172,6 +175,7 @@ impl From<FileLimits> for Limits {
             at_max_chain_depth,
             source_attempts,
             audit_percent,
+            mount_idle_seconds,
             nbdkit,
             vddk_libdir,
         } = file;
@@ -190,6 +194,7 @@ impl From<FileLimits> for Limits {
             at_max_chain_depth: at_max_chain_depth.map_or(default.at_max_chain_depth, AtMaxDepth::from),
             source_attempts: source_attempts.unwrap_or(default.source_attempts),
             audit_percent: audit_percent.unwrap_or(default.audit_percent),
+            mount_idle: mount_idle_seconds.map_or(default.mount_idle, Duration::from_secs),
             nbdkit: nbdkit.or(default.nbdkit),
             vddk_libdir: vddk_libdir.or(default.vddk_libdir),
         }

@@ -18,6 +18,7 @@
 #[doc(hidden)]
 pub mod bindings;
 pub mod clock;
+pub mod disk;
 mod error;
 pub mod http;
 pub mod log;
@@ -28,6 +29,8 @@ pub mod about;
 pub mod connector;
 #[cfg(feature = "guest-filesystem")]
 pub mod guest_filesystem;
+#[cfg(feature = "guest-filesystem")]
+pub mod paths;
 #[cfg(feature = "policy")]
 pub mod policy;
 #[cfg(feature = "storage-target")]
@@ -39,11 +42,6 @@ pub use error::{Error, ErrorKind, Result};
 /// Keyed digests over secrets that the plugin never sees.
 pub mod crypto {
     pub use crate::bindings::tidemark::plugin::crypto::{Key, SecretKey, hmac_sha256, sha256};
-}
-
-/// One read-only disk, checked against its bounds by the host.
-pub mod disk {
-    pub use crate::bindings::tidemark::plugin::disk::{read_ahead, read_at, size};
 }
 
 /// The contract version this crate was written against.

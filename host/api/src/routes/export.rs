@@ -96,7 +96,7 @@ fn choose(
 }
 
 /// What the body is made of. A server that stops must not let a body end as if it were complete.
-fn until_stopped(
+pub(super) fn until_stopped(
     stream: ExportStream,
     stopping: watch::Receiver<bool>,
 ) -> impl stream::Stream<Item = Result<axum::body::Bytes, io::Error>> + Send {

@@ -9,6 +9,7 @@ mod discovery;
 mod events;
 mod export;
 mod jobs;
+mod mounts;
 mod plugins;
 mod policies;
 mod protection_flows;
@@ -37,6 +38,7 @@ pub(crate) fn all() -> Routes {
         backups::add,
         backup_actions::add,
         export::add,
+        mounts::add,
         connectors::add,
         repositories::add,
         vms::add,

@@ -9,6 +9,7 @@ mod connections;
 mod flows;
 mod inventory;
 mod jobs;
+mod mounts;
 mod operations;
 mod plugins;
 mod policies;
@@ -34,6 +35,9 @@ pub use inventory::{
 pub use jobs::{
     Accepted, CheckRepository, DeleteBackups, JobEntry, JobList, RestoreDisk, RestoreFormat, StartedDeletion,
     VerifyBackup, VerifyDepth,
+};
+pub use mounts::{
+    FileEntry, FileList, FoundFiles, MountBackup, MountEntry, MountList, PartitionEntry, StreamEntry,
 };
 pub use operations::{
     AuditLine, AuditList, CreateToken, CreatedToken, EventEntry, Health, TokenEntry, TokenList, TokenRole,

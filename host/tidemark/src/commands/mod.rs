@@ -3,6 +3,7 @@
 pub(crate) mod backup;
 pub(crate) mod connection;
 pub(crate) mod connector;
+mod files;
 pub(crate) mod flow;
 pub(crate) mod job;
 pub(crate) mod plugin;

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use tidemark_api::wire::{RestoreDisk, RestoreFormat};
 
-use super::finish;
+use super::{files, finish};
 use crate::args::{FormatArg, RestoreVerb};
 use crate::client::{Client, Download, escape};
 use crate::config::Usage;
@@ -28,7 +28,10 @@ impl From<FormatArg> for RestoreFormat {
 }
 
 pub(crate) fn run(verb: RestoreVerb, client: &Client, output: &Output) -> Result<Ended> {
-    let RestoreVerb::Disk { id, disk, to, format, wait } = verb;
+    let (id, disk, to, format, wait) = match verb {
+        RestoreVerb::Disk { id, disk, to, format, wait } => (id, disk, to, format, wait),
+        RestoreVerb::Files(verb) => return files::run(verb, client, output),
+    };
     if to.as_os_str() == "-" {
         if wait.no_wait {
             return Err(Usage("--no-wait has no meaning with --to -".to_owned()).into());
@@ -61,7 +64,8 @@ fn to_standard_output(
         RestoreFormat::Vmdk => "vmdk",
     };
     let path = format!("/api/v1/backups/{}/disks/{disk}/export?format={word}", escape(id));
-    match client.download(&path).and_then(|download| pass_on(download, output)) {
+    let mut out = standard_output()?;
+    match client.download(&path).and_then(|download| pass_on(download, &mut out, output)) {
         Ok(bytes) => {
             output.note(&format!("disk {disk} of backup {id}: {} sent", size(bytes)));
             Ok(Ended::Done)
@@ -73,10 +77,14 @@ fn to_standard_output(
     }
 }
 
-fn pass_on(download: Download, output: &Output) -> Result<u64> {
+/// Standard output, unbuffered: the library's own handle looks for line ends in all that passes.
+pub(super) fn standard_output() -> Result<File> {
+    Ok(File::from(io::stdout().as_fd().try_clone_to_owned().context("standard output")?))
+}
+
+/// Passes a download on to its last byte, with a progress bar where somebody looks; answers with how much it was.
+pub(super) fn pass_on(download: Download, out: &mut File, output: &Output) -> Result<u64> {
     let Download { length, mut body } = download;
-    // Unbuffered: the library's own handle looks for line ends in all that passes.
-    let mut out = File::from(io::stdout().as_fd().try_clone_to_owned().context("standard output")?);
     let bar = progress(output, length);
     let (mut buffer, mut passed) = (vec![0; PIECE], 0);
     loop {
@@ -88,7 +96,7 @@ fn pass_on(download: Download, output: &Output) -> Result<u64> {
         };
         out.write_all(&buffer[..count]).map_err(|error| match error.kind() {
             ErrorKind::BrokenPipe => anyhow!("standard output was closed after {}", size(passed)),
-            _ => anyhow!(error).context(format!("writing to standard output after {}", size(passed))),
+            _ => anyhow!(error).context(format!("writing after {}", size(passed))),
         })?;
         passed += count as u64;
         bar.set_position(passed);

@@ -40,11 +40,13 @@ const SDK: &[File] = files!(
         "src/bindings.rs",
         "src/clock.rs",
         "src/connector.rs",
+        "src/disk.rs",
         "src/error.rs",
         "src/guest_filesystem.rs",
         "src/http.rs",
         "src/lib.rs",
         "src/log.rs",
+        "src/paths.rs",
         "src/policy.rs",
         "src/storage_target.rs",
     ]

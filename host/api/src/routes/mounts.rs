@@ -1,0 +1,317 @@
+//! Files out of backups. A body that ends as announced, by its length or its last chunk, is complete: whatever cannot be read
+//! whole cuts the connection.
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tidemark_engine::{ArchiveFormat, FileStream};
+use tidemark_model::{BackupId, Extent};
+
+use super::created;
+use super::export::until_stopped;
+use crate::auth::Actor;
+use crate::extract::{Json as JsonBody, KeptJson, Path, Query, parse_id};
+use crate::problem::{Answer, Problem};
+use crate::range::{Wanted, wanted};
+use crate::routing::{Routes, operator};
+use crate::state::AppState;
+use crate::wire::{FileEntry, FileList, FoundFiles, MountBackup, MountEntry, MountList};
+
+const ANY_BYTES: &str = "application/octet-stream";
+const ZIP: &str = "application/zip";
+/// Paths in one archive.
+const MAX_PATHS: usize = 1000;
+
+pub(super) fn add(routes: Routes) -> Routes {
+    routes
+        .post(
+            "/api/v1/restore/mount",
+            operator("mountBackup", "Opens a disk of a backup for reading its files")
+                .body::<MountBackup>()
+                .answers::<MountEntry>(201),
+            mount,
+        )
+        .get(
+            "/api/v1/restore/mounts",
+            operator("listMounts", "The disks whose files can be read on this host")
+                .answers::<MountList>(200),
+            list,
+        )
+        .delete("/api/v1/restore/{mount}", operator("unmountBackup", "Ends a mount"), unmount)
+        .get(
+            "/api/v1/restore/{mount}/files",
+            operator("listFiles", "What is in a folder; at the root the partitions")
+                .query::<PathQuery>()
+                .answers::<FileList>(200),
+            files,
+        )
+        .get(
+            "/api/v1/restore/{mount}/file-info",
+            operator("getFileInfo", "All that is known of one file, folder or link")
+                .query::<PathQuery>()
+                .answers::<FileEntry>(200),
+            file_info,
+        )
+        .get(
+            "/api/v1/restore/{mount}/search",
+            operator("searchFiles", "Files by their name, below a folder")
+                .query::<SearchQuery>()
+                .answers::<FoundFiles>(200),
+            search,
+        )
+        .get(
+            "/api/v1/restore/{mount}/download",
+            operator("downloadFile", "Sends one file (with HTTP ranges), or a folder as a ZIP")
+                .query::<PathQuery>()
+                .answers_bytes(ANY_BYTES),
+            download,
+        )
+        .get(
+            "/api/v1/restore/{mount}/download-directory",
+            operator("downloadDirectory", "Sends a folder as a ZIP or a TAR.GZ")
+                .query::<ArchiveQuery>()
+                .answers_bytes(ZIP),
+            download_directory,
+        )
+        .post(
+            "/api/v1/restore/{mount}/actions/download",
+            operator("downloadSelection", "Sends several files and folders as one archive")
+                .body::<DownloadSelection>()
+                .answers_bytes(ZIP),
+            download_selection,
+        )
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+struct PathQuery {
+    /// `/` where not given.
+    #[serde(default)]
+    path: String,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+struct SearchQuery {
+    /// Where to search; everywhere where not given.
+    #[serde(default)]
+    path: String,
+    /// A pattern for names: `*` and `?`, whatever the case of letters.
+    name: String,
+}
+
+/// How a folder is packed.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, JsonSchema)]
+enum ArchiveWord {
+    /// ZIP.
+    #[default]
+    #[serde(rename = "zip")]
+    Zip,
+    /// A tar archive, compressed with gzip.
+    #[serde(rename = "tar.gz")]
+    TarGz,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+struct ArchiveQuery {
+    /// The folder.
+    path: String,
+    /// `zip` where not given.
+    #[serde(default)]
+    format: ArchiveWord,
+}
+
+/// Several files and folders, which may lie anywhere.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct DownloadSelection {
+    /// Their paths.
+    paths: Vec<String>,
+    /// `zip` where not given.
+    #[serde(default)]
+    format: ArchiveWord,
+}
+
+async fn mount(
+    State(state): State<AppState>,
+    actor: Actor,
+    KeptJson(MountBackup { backup_id, disk_index }, warnings): KeptJson<MountBackup>,
+) -> Answer<Response> {
+    let backup: BackupId = parse_id("backup_id", &backup_id)?;
+    let mounted = state.engine.mount(&actor.name, backup, disk_index).await?;
+    let mounted = MountEntry { warnings, ..MountEntry::from(mounted) };
+    let place = mounted.mount_id.clone();
+    created("restore", &place, &mounted)
+}
+
+async fn list(State(state): State<AppState>) -> Answer<Json<MountList>> {
+    Ok(Json(MountList { mounts: state.engine.mounts().into_iter().map(MountEntry::from).collect() }))
+}
+
+async fn unmount(State(state): State<AppState>, actor: Actor, Path(id): Path<String>) -> Answer<StatusCode> {
+    state.engine.unmount(&actor.name, &id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn files(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+    Query(PathQuery { path }): Query<PathQuery>,
+) -> Answer<Json<FileList>> {
+    Ok(Json(FileList::from(state.engine.files(&id, &path).await?)))
+}
+
+async fn file_info(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+    Query(PathQuery { path }): Query<PathQuery>,
+) -> Answer<Json<FileEntry>> {
+    Ok(Json(FileEntry::from(state.engine.file_info(&id, &path).await?)))
+}
+
+async fn search(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+    Query(SearchQuery { path, name }): Query<SearchQuery>,
+) -> Answer<Json<FoundFiles>> {
+    Ok(Json(FoundFiles::from(state.engine.search(&id, &path, &name).await?)))
+}
+
+async fn download(
+    State(state): State<AppState>,
+    actor: Actor,
+    Path(id): Path<String>,
+    Query(PathQuery { path }): Query<PathQuery>,
+    headers: HeaderMap,
+) -> Answer<Response> {
+    if state.engine.is_folder(&id, &path).await? {
+        return archive(&state, &actor, &id, vec![path], ArchiveWord::Zip).await;
+    }
+    let download = state.engine.open_download(&actor.name, &id, &path).await?;
+    let (size, tag) = (download.size, format!("\"{id}-{}\"", tag_of(&path)));
+    let mut fields = vec![
+        (header::CONTENT_TYPE, ANY_BYTES.to_owned()),
+        (header::CONTENT_DISPOSITION, attachment(&download.file_name)),
+        (header::CACHE_CONTROL, "private, no-store".to_owned()),
+        (header::ACCEPT_RANGES, "bytes".to_owned()),
+        (header::ETAG, tag.clone()),
+    ];
+    let (status, length, stream) = match wanted(&headers, size, &tag) {
+        Wanted::Whole => (StatusCode::OK, size, download.stream()),
+        Wanted::Part(part) => {
+            let Extent { offset, length } = part;
+            let range = format!("bytes {}-{}/{}", offset.0, part.end().0 - 1, size.0);
+            fields.push((header::CONTENT_RANGE, range));
+            (StatusCode::PARTIAL_CONTENT, length, download.stream_range(part))
+        }
+        Wanted::Unsatisfiable => return Err(Problem::no_such_range(size.0)),
+    };
+    fields.push((header::CONTENT_LENGTH, length.0.to_string()));
+    answer(&state, status, fields, stream)
+}
+
+async fn download_directory(
+    State(state): State<AppState>,
+    actor: Actor,
+    Path(id): Path<String>,
+    Query(ArchiveQuery { path, format }): Query<ArchiveQuery>,
+) -> Answer<Response> {
+    if !state.engine.is_folder(&id, &path).await? {
+        return Err(Problem::invalid_field("path", format!("'{path}' is no folder")));
+    }
+    archive(&state, &actor, &id, vec![path], format).await
+}
+
+async fn download_selection(
+    State(state): State<AppState>,
+    actor: Actor,
+    Path(id): Path<String>,
+    JsonBody(DownloadSelection { paths, format }): JsonBody<DownloadSelection>,
+) -> Answer<Response> {
+    if paths.is_empty() || paths.len() > MAX_PATHS {
+        return Err(Problem::invalid_field("paths", format!("name 1 to {MAX_PATHS} files and folders")));
+    }
+    archive(&state, &actor, &id, paths, format).await
+}
+
+async fn archive(
+    state: &AppState,
+    actor: &Actor,
+    id: &str,
+    paths: Vec<String>,
+    format: ArchiveWord,
+) -> Answer<Response> {
+    let (format, media, ending) = match format {
+        ArchiveWord::Zip => (ArchiveFormat::Zip, ZIP, "zip"),
+        ArchiveWord::TarGz => (ArchiveFormat::TarGz, "application/gzip", "tar.gz"),
+    };
+    let name = match paths.as_slice() {
+        [path] => path.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_owned(),
+        _ => "files".to_owned(),
+    };
+    let stream = state.engine.open_archive(&actor.name, id, &paths, format).await?;
+    let fields = vec![
+        (header::CONTENT_TYPE, media.to_owned()),
+        (header::CONTENT_DISPOSITION, attachment(&format!("{name}.{ending}"))),
+        (header::CACHE_CONTROL, "private, no-store".to_owned()),
+        (header::ACCEPT_RANGES, "none".to_owned()),
+    ];
+    answer(state, StatusCode::OK, fields, stream)
+}
+
+fn answer(
+    state: &AppState,
+    status: StatusCode,
+    fields: Vec<(HeaderName, String)>,
+    stream: FileStream,
+) -> Answer<Response> {
+    let body = Body::from_stream(until_stopped(stream, state.stopping.clone()));
+    let mut response = (status, body).into_response();
+    for (name, value) in fields {
+        response.headers_mut().insert(name, value.parse().map_err(Problem::internal)?);
+    }
+    Ok(response)
+}
+
+/// A file's name for the receiver (RFC 6266): plain letters for the oldest, all of it for the others.
+fn attachment(name: &str) -> String {
+    let plain: String = name
+        .chars()
+        .map(|c| if c.is_ascii_graphic() && !matches!(c, '"' | '\\' | '%') || c == ' ' { c } else { '_' })
+        .collect();
+    let full: String = name
+        .bytes()
+        .map(|byte| match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                char::from(byte).to_string()
+            }
+            _ => format!("%{byte:02X}"),
+        })
+        .collect();
+    format!("attachment; filename=\"{plain}\"; filename*=UTF-8''{full}")
+}
+
+/// What tells a path of a mount from others; what a backup holds never changes.
+fn tag_of(path: &str) -> String {
+    let mut hasher = DefaultHasher::new();
+    path.hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_name_makes_a_header() {
+        assert_eq!(attachment("a b.txt"), "attachment; filename=\"a b.txt\"; filename*=UTF-8''a%20b.txt");
+        assert_eq!(
+            attachment("grün\"\r\n"),
+            "attachment; filename=\"gr_n___\"; filename*=UTF-8''gr%C3%BCn%22%0D%0A"
+        );
+    }
+}

@@ -1,0 +1,464 @@
+//! Files out of backups, without a kernel mount: a disk is opened read-only through its chain, its volumes are found, and each
+//! is served by a file-system reader in a sandbox of its own. Nothing is mounted and no process is started.
+//!
+//! ```text
+//! mount: catalog ─▶ chains of all disks ─▶ volume reader (partitions) ─▶ for each volume the reader that knows it
+//! files, download, search: path ─▶ volume ─▶ reader ─▶ block cache ─▶ chain
+//! ```
+//! A mount belongs to the host that made it and ends with it: what it holds is open files and memory. It ends too when its
+//! backup is deleted, and when nobody asked for an hour.
+
+mod archive;
+mod disk;
+mod download;
+mod path;
+mod volume;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use globset::{GlobBuilder, GlobMatcher};
+use serde_json::json;
+use tidemark_model::{BackupId, ByteLen, UtcMillis};
+use tidemark_plugins::{DirectoryEntry, NodeKind, NodeStat, PluginKind, ReadOnlyDisk};
+
+use crate::chain;
+use crate::engine::{Engine, Shared};
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::ObjectStore;
+
+pub use archive::ArchiveFormat;
+pub use download::{Download, FileStream};
+
+use disk::ChainDisk;
+use path::{below, normal, parts, shown};
+use volume::Volume;
+
+/// How often idle mounts are looked for.
+const LOOK: Duration = Duration::from_secs(5);
+/// Mounts of a host at once: each holds memory and open files.
+const MAX_MOUNTS: usize = 32;
+/// What a search finds at most.
+const MAX_FOUND: usize = 10_000;
+/// Folders below folders that a search or an archive goes into.
+pub(super) const MAX_DEPTH: usize = 256;
+
+/// The mounts of a host.
+#[derive(Default)]
+pub(crate) struct Mounts(Mutex<HashMap<String, Arc<Mount>>>);
+
+/// A disk of a backup whose files can be read.
+pub(crate) struct Mount {
+    id: String,
+    backup: BackupId,
+    disk_index: u32,
+    vm_name: String,
+    opened_at: UtcMillis,
+    used_at: Mutex<UtcMillis>,
+    volumes: Vec<Volume>,
+}
+
+/// A mount as it is shown.
+#[derive(Debug, Clone)]
+pub struct MountView {
+    /// Its id, for all further questions.
+    pub id: String,
+    /// The backup.
+    pub backup_id: BackupId,
+    /// Which of its disks.
+    pub disk_index: u32,
+    /// The VM.
+    pub vm_name: String,
+    /// Since when.
+    pub opened_at: UtcMillis,
+    /// When it was asked last; it ends some time after that.
+    pub used_at: UtcMillis,
+    /// When it ends unless it is asked for something.
+    pub ends_at: UtcMillis,
+    /// The disk's partitions.
+    pub partitions: Vec<PartitionView>,
+}
+
+/// A partition as it is shown.
+#[derive(Debug, Clone)]
+pub struct PartitionView {
+    /// Its place.
+    pub index: u32,
+    /// What it is called, and the first part of its paths.
+    pub name: String,
+    /// Its label.
+    pub label: String,
+    /// Its file system, or what it looks like.
+    pub filesystem: String,
+    /// Whether its files can be read.
+    pub readable: bool,
+    /// Its size.
+    pub size: ByteLen,
+    /// What the user must know: why it cannot be read, that a journal was replayed.
+    pub warnings: Vec<String>,
+}
+
+/// A file, folder or link.
+#[derive(Debug, Clone)]
+pub struct FileEntry {
+    /// Its name.
+    pub name: String,
+    /// Where it is.
+    pub path: String,
+    /// What is known of it; none for a partition.
+    pub stat: Option<NodeStat>,
+    /// Where a link leads; only where one file was asked for.
+    pub target: Option<String>,
+    /// Named streams; only where one file was asked for.
+    pub streams: Vec<(String, u64)>,
+}
+
+/// The files of a folder.
+#[derive(Debug, Clone)]
+pub struct Listing {
+    /// The folder.
+    pub path: String,
+    /// What is in it, by name.
+    pub files: Vec<FileEntry>,
+}
+
+/// What a search found.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// The files, folders and links.
+    pub files: Vec<FileEntry>,
+    /// There is more than is shown.
+    pub truncated: bool,
+}
+
+impl Mounts {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Mount>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn get(&self, id: &str) -> Result<Arc<Mount>> {
+        self.lock().get(id).map(Arc::clone).ok_or_else(|| {
+            let message =
+                format!("there is no mount '{id}' on this host; it may have ended: mount the backup again");
+            Error::new(ErrorKind::NotFound, message)
+        })
+    }
+
+    /// Ends the mounts of backups that are gone.
+    pub(crate) fn end_of(&self, backups: &[BackupId]) {
+        self.lock().retain(|_, mount| !backups.contains(&mount.backup));
+    }
+}
+
+impl Mount {
+    fn touch(&self, now: UtcMillis) {
+        *self.used_at.lock().unwrap_or_else(PoisonError::into_inner) = now;
+    }
+
+    fn used_at(&self) -> UtcMillis {
+        *self.used_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn view(&self, idle: Duration) -> MountView {
+        let used_at = self.used_at();
+        let idle = i64::try_from(idle.as_millis()).unwrap_or(i64::MAX);
+        MountView {
+            id: self.id.clone(),
+            backup_id: self.backup,
+            disk_index: self.disk_index,
+            vm_name: self.vm_name.clone(),
+            opened_at: self.opened_at,
+            used_at,
+            ends_at: used_at.plus_millis(idle),
+            partitions: self.volumes.iter().map(partition).collect(),
+        }
+    }
+
+    /// The volume that a path leads into, and the rest of the path.
+    fn volume<'a>(&self, path: &'a str) -> Result<(&Volume, Vec<&'a str>)> {
+        let parts = parts(path).ok_or_else(|| Error::invalid_field("path", "a path has no '.' and '..'"))?;
+        let Some((first, rest)) = parts.split_first() else {
+            return Err(Error::invalid_field("path", "name a partition, as the mount lists them"));
+        };
+        let found = self.volumes.iter().find(|volume| volume.segment == *first);
+        let found = found.ok_or_else(|| not_found(path, &format!("there is no partition '{first}'")))?;
+        Ok((found, rest.to_vec()))
+    }
+}
+
+fn partition(volume: &Volume) -> PartitionView {
+    let mut warnings: Vec<String> = volume.problem.iter().cloned().collect();
+    warnings.extend(volume.info.iter().flat_map(|info| info.warnings.iter().cloned()));
+    PartitionView {
+        index: volume.found.index,
+        name: volume.segment.clone(),
+        label: volume.label(),
+        filesystem: volume.filesystem(),
+        readable: volume.info.is_some(),
+        size: volume.found.size,
+        warnings,
+    }
+}
+
+fn not_found(path: &str, why: &str) -> Error {
+    Error::new(ErrorKind::NotFound, format!("there is no '{path}': {why}"))
+}
+
+impl Engine {
+    /// Opens a disk of a backup for reading its files.
+    ///
+    /// # Errors
+    /// Not found for an unknown backup or disk; damaged where an object is not what the catalog says; unavailable while
+    /// too many are open.
+    pub async fn mount(&self, actor: &str, backup_id: BackupId, disk_index: u32) -> Result<MountView> {
+        let shared = &self.shared;
+        if shared.mounts.lock().len() >= MAX_MOUNTS {
+            let message = format!("{MAX_MOUNTS} mounts are open on this host already; end one first");
+            return Err(Error::new(ErrorKind::Unavailable, message));
+        }
+        let ancestry = chain::ancestry(shared, backup_id).await?;
+        chain::links(&ancestry, disk_index)?;
+        let newest = ancestry.last().ok_or_else(|| Error::internal("an empty ancestry"))?;
+        let repository = shared.catalog.repository(newest.repository_id).await?;
+        let (target, _) = shared.open_storage(&repository, None, None).await?;
+        let mut store = ObjectStore::over(repository.name.clone(), target).await?;
+        // All of them: what a volume manager makes may lie on several.
+        let mut disks = Vec::new();
+        let mut asked = None;
+        for (place, disk) in newest.disks.iter().enumerate() {
+            if disk.disk_index == disk_index {
+                asked = u32::try_from(place).ok();
+            }
+            let chain = chain::open_disk(shared, &mut store, backup_id, disk.disk_index).await?;
+            disks.push(Arc::new(ChainDisk::new(chain)));
+        }
+        let asked = asked.ok_or_else(|| Error::internal("a disk that was found is gone"))?;
+        let volumes = volumes(shared, &disks, asked).await?;
+        let now = shared.clock.now();
+        let mount = Arc::new(Mount {
+            id: hex::encode(rand::random::<[u8; 8]>()),
+            backup: backup_id,
+            disk_index,
+            vm_name: newest.vm_name.clone(),
+            opened_at: now,
+            used_at: Mutex::new(now),
+            volumes,
+        });
+        let detail = json!({ "mount_id": mount.id, "disk_index": disk_index });
+        shared.audit(actor, "restore.mount", &backup_id.to_string(), detail).await;
+        shared.mounts.lock().insert(mount.id.clone(), Arc::clone(&mount));
+        Ok(mount.view(shared.limits.mount_idle))
+    }
+
+    /// All mounts of this host, the newest first.
+    #[must_use]
+    pub fn mounts(&self) -> Vec<MountView> {
+        let idle = self.shared.limits.mount_idle;
+        let mut all: Vec<MountView> =
+            self.shared.mounts.lock().values().map(|mount| mount.view(idle)).collect();
+        all.sort_by_key(|mount| std::cmp::Reverse(mount.opened_at));
+        all
+    }
+
+    /// Ends a mount. Downloads from it that still run are broken off.
+    ///
+    /// # Errors
+    /// Not found.
+    pub async fn unmount(&self, actor: &str, id: &str) -> Result<()> {
+        let mount = self.shared.mounts.get(id)?;
+        self.shared.mounts.lock().remove(id);
+        let detail = json!({ "mount_id": id });
+        self.shared.audit(actor, "restore.unmount", &mount.backup.to_string(), detail).await;
+        Ok(())
+    }
+
+    /// A mount that is about to be asked, if its backup still exists.
+    pub(crate) async fn mounted(&self, id: &str) -> Result<Arc<Mount>> {
+        let mount = self.shared.mounts.get(id)?;
+        if let Err(error) = self.shared.catalog.backup(mount.backup).await {
+            if error.kind() == tidemark_catalog::ErrorKind::NotFound {
+                self.shared.mounts.end_of(&[mount.backup]);
+                let message = format!("mount '{id}' has ended: its backup was deleted");
+                return Err(Error::new(ErrorKind::NotFound, message));
+            }
+            return Err(error.into());
+        }
+        mount.touch(self.shared.clock.now());
+        Ok(mount)
+    }
+
+    /// What is in a folder, by name; at the root the partitions.
+    ///
+    /// # Errors
+    /// Not found; unsupported for a partition that cannot be read; what the reader says of damage.
+    pub async fn files(&self, id: &str, path: &str) -> Result<Listing> {
+        let mount = self.mounted(id).await?;
+        if parts(path).is_some_and(|parts| parts.is_empty()) {
+            let files = mount.volumes.iter().map(root_of).collect();
+            return Ok(Listing { path: "/".to_owned(), files });
+        }
+        let (volume, rest) = mount.volume(path)?;
+        let mut held = volume.hold(&self.shared).await?;
+        let folder = held.find(&rest).await.map_err(|error| error.context(format!("'{path}'")))?;
+        if folder.kind != NodeKind::Directory {
+            return Err(Error::invalid_field("path", format!("'{path}' is no folder")));
+        }
+        let path = normal(path);
+        let mut files: Vec<FileEntry> =
+            held.entries(folder.node).await?.into_iter().map(|entry| file(&path, entry)).collect();
+        files.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(Listing { path, files })
+    }
+
+    /// Everything that is known of one file, folder or link.
+    ///
+    /// # Errors
+    /// As [`Engine::files`].
+    pub async fn file_info(&self, id: &str, path: &str) -> Result<FileEntry> {
+        let mount = self.mounted(id).await?;
+        let (volume, rest) = mount.volume(path)?;
+        let mut held = volume.hold(&self.shared).await?;
+        let stat = held.find(&rest).await.map_err(|error| error.context(format!("'{path}'")))?;
+        let target = match stat.kind {
+            NodeKind::Symlink => Some(shown(&held.link(stat.node).await?)),
+            _ => None,
+        };
+        let streams = match stat.kind {
+            NodeKind::File => held.streams(stat.node).await?,
+            _ => Vec::new(),
+        };
+        let streams = streams.into_iter().map(|stream| (shown(&stream.name), stream.size_bytes)).collect();
+        let path = normal(path);
+        let name = path.rsplit('/').next().unwrap_or_default().to_owned();
+        Ok(FileEntry { name, path, stat: Some(stat), target, streams })
+    }
+
+    /// Everything below a folder whose name fits a pattern (`*.docx`, `report-??.pdf`), whatever the case of its letters.
+    ///
+    /// # Errors
+    /// As [`Engine::files`]; invalid for a pattern that is none.
+    pub async fn search(&self, id: &str, path: &str, pattern: &str) -> Result<Found> {
+        let mount = self.mounted(id).await?;
+        let glob = GlobBuilder::new(pattern).case_insensitive(true).literal_separator(true).build();
+        let glob = glob.map_err(|error| Error::invalid_field("name", error.to_string()))?.compile_matcher();
+        let mut found = Found { files: Vec::new(), truncated: false };
+        if parts(path).is_some_and(|parts| parts.is_empty()) {
+            for volume in mount.volumes.iter().filter(|volume| volume.info.is_some()) {
+                self.search_volume(volume, &below("", &volume.segment), &[], &glob, &mut found).await?;
+            }
+        } else {
+            let (volume, rest) = mount.volume(path)?;
+            self.search_volume(volume, &normal(path), &rest, &glob, &mut found).await?;
+        }
+        Ok(found)
+    }
+
+    async fn search_volume(
+        &self,
+        volume: &Volume,
+        path: &str,
+        rest: &[&str],
+        glob: &GlobMatcher,
+        found: &mut Found,
+    ) -> Result<()> {
+        let mut held = volume.hold(&self.shared).await?;
+        let root = held.find(rest).await.map_err(|error| error.context(format!("'{path}'")))?;
+        let session = held.node(&root);
+        drop(held);
+        let mut waiting = vec![(path.to_owned(), root.node, 0)];
+        while let Some((path, node, depth)) = waiting.pop() {
+            let mut cursor = Some(0);
+            while let Some(at) = cursor {
+                // Held for a page at a time, so that a long search keeps nobody out.
+                let (entries, next) = volume.hold_for(&self.shared, session).await?.page(node, at).await?;
+                for entry in entries {
+                    let (node, kind) = (entry.stat.node, entry.stat.kind);
+                    let entry = file(&path, entry);
+                    if kind == NodeKind::Directory && depth < MAX_DEPTH {
+                        waiting.push((entry.path.clone(), node, depth + 1));
+                    }
+                    if glob.is_match(&entry.name) {
+                        if found.files.len() >= MAX_FOUND {
+                            found.truncated = true;
+                            return Ok(());
+                        }
+                        found.files.push(entry);
+                    }
+                }
+                cursor = next;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The volumes of a disk, each with its reader.
+async fn volumes(shared: &Shared, disks: &[Arc<ChainDisk>], asked: u32) -> Result<Vec<Volume>> {
+    let mut found = Vec::new();
+    for plugin in shared.active_readers(PluginKind::VolumeReader).await? {
+        let session: Vec<Arc<dyn ReadOnlyDisk>> =
+            disks.iter().map(|disk| Arc::clone(disk) as Arc<dyn ReadOnlyDisk>).collect();
+        let mut reader = shared.open_volume_reader(&plugin, session).await?;
+        let on_disk = |volume: &tidemark_plugins::FoundVolume| {
+            volume.extents.iter().any(|extent| extent.disk_index == asked)
+        };
+        for volume in reader.scan().await?.into_iter().filter(on_disk) {
+            found.push(Volume::open(shared, volume, disks).await?);
+        }
+    }
+    if found.is_empty() {
+        let message = "no volume was found on the disk; is a plugin of the kind volume-reader active?";
+        return Err(Error::new(ErrorKind::Invalid, message));
+    }
+    Ok(found)
+}
+
+fn root_of(volume: &Volume) -> FileEntry {
+    let name = volume.segment.clone();
+    FileEntry { path: below("", &name), name, stat: None, target: None, streams: Vec::new() }
+}
+
+fn file(folder: &str, entry: DirectoryEntry) -> FileEntry {
+    let name = shown(&entry.name);
+    FileEntry { path: below(folder, &name), name, stat: Some(entry.stat), target: None, streams: Vec::new() }
+}
+
+/// Ends mounts whose backup was deleted, by whichever host.
+async fn end_orphans(shared: &Shared) -> Result<()> {
+    let mut backups: Vec<BackupId> = shared.mounts.lock().values().map(|mount| mount.backup).collect();
+    backups.dedup();
+    for backup in backups {
+        match shared.catalog.backup(backup).await {
+            Err(error) if error.kind() == tidemark_catalog::ErrorKind::NotFound => {
+                shared.mounts.end_of(&[backup]);
+            }
+            found => drop(found?),
+        }
+    }
+    Ok(())
+}
+
+/// Ends mounts that nobody asked for anything, and those of backups that are gone, until the host stops.
+pub(crate) async fn watch(shared: Arc<Shared>) {
+    loop {
+        tokio::select! {
+            biased;
+            () = shared.shutdown.cancelled() => break,
+            () = tokio::time::sleep(LOOK.min(shared.limits.mount_idle)) => {}
+        }
+        if let Err(error) = end_orphans(&shared).await {
+            tracing::warn!(error = %error.chain(), "it is unknown whether the backups of mounts still exist");
+        }
+        let now = shared.clock.now();
+        let idle = i64::try_from(shared.limits.mount_idle.as_millis()).unwrap_or(i64::MAX);
+        shared.mounts.lock().retain(|id, mount| {
+            let ends = mount.used_at().plus_millis(idle) <= now;
+            if ends {
+                tracing::info!(mount = id, backup = %mount.backup, "a mount that nobody used has ended");
+            }
+            !ends
+        });
+    }
+    shared.mounts.lock().clear();
+}

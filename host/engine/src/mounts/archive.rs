@@ -1,0 +1,309 @@
+//! Folders as one ZIP or TAR.GZ, made while it is sent: no temporary file, and the memory of one piece. Links are kept as links
+//! and never followed. Whatever cannot be read whole breaks the archive off, so that it cannot be taken for complete.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use futures_util::StreamExt as _;
+use futures_util::stream;
+use tidemark_plugins::{NodeKind, NodeStat};
+use time::OffsetDateTime;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use zip::write::{SimpleFileOptions, ZipWriter};
+
+use super::download::{FileStream, PIECE};
+use super::path::{normal, shown};
+use super::volume::{Node, Volume};
+use super::{MAX_DEPTH, Mount};
+use crate::engine::Shared;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Pieces that may wait for the receiver.
+const QUEUE: usize = 4;
+/// Small writes are gathered up to this.
+const GATHERED: usize = 64 << 10;
+
+/// How folders are packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ArchiveFormat {
+    /// ZIP, with ZIP64 where it is needed; names are UTF-8.
+    Zip,
+    /// A tar archive, compressed with gzip.
+    TarGz,
+}
+
+/// The archive of some paths of a mount, made as it is taken.
+pub(super) fn stream(
+    shared: Arc<Shared>,
+    mount: Arc<Mount>,
+    paths: Vec<String>,
+    format: ArchiveFormat,
+) -> FileStream {
+    let (sender, receiver) = mpsc::channel::<Result<Bytes>>(QUEUE);
+    let handle = Handle::current();
+    tokio::task::spawn_blocking(move || {
+        let out = Outlet { sender: sender.clone(), gathered: Vec::with_capacity(GATHERED) };
+        let source = Source { shared, mount, handle };
+        let packed = match format {
+            ArchiveFormat::Zip => zip(&source, &paths, out),
+            ArchiveFormat::TarGz => tar_gz(&source, &paths, out),
+        };
+        if let Err(error) = packed {
+            // Nobody listens where the receiver went away.
+            let _ = sender.blocking_send(Err(error));
+        }
+    });
+    stream::unfold(receiver, |mut receiver| async move { Some((receiver.recv().await?, receiver)) }).boxed()
+}
+
+/// What the archive's writer writes goes to whoever takes the stream.
+struct Outlet {
+    sender: mpsc::Sender<Result<Bytes>>,
+    gathered: Vec<u8>,
+}
+
+impl Write for Outlet {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.gathered.extend_from_slice(bytes);
+        if self.gathered.len() >= GATHERED {
+            self.flush()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.gathered.is_empty() {
+            return Ok(());
+        }
+        let bytes = Bytes::from(std::mem::replace(&mut self.gathered, Vec::with_capacity(GATHERED)));
+        let sent = self.sender.blocking_send(Ok(bytes));
+        sent.map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the receiver went away"))
+    }
+}
+
+/// Where the files come from.
+struct Source {
+    shared: Arc<Shared>,
+    mount: Arc<Mount>,
+    handle: Handle,
+}
+
+/// One thing to pack.
+struct Item {
+    /// Its place in the archive.
+    name: String,
+    stat: NodeStat,
+    node: Node,
+}
+
+impl Source {
+    /// Goes through all paths and what is below them, folders before what is in them.
+    fn walk(&self, paths: &[String], pack: &mut dyn FnMut(&Volume, &Item) -> Result<()>) -> Result<()> {
+        for path in paths {
+            let (volume, rest) = self.mount.volume(path)?;
+            let (stat, node) = self.handle.block_on(async {
+                let mut held = volume.hold(&self.shared).await?;
+                let stat = held.find(&rest).await?;
+                let node = held.node(&stat);
+                Ok::<_, Error>((stat, node))
+            })?;
+            let name = match normal(path).rsplit('/').next() {
+                Some(name) if !name.is_empty() => safe(name),
+                _ => safe(&volume.segment),
+            };
+            let mut waiting = vec![(Item { name, stat, node }, 0)];
+            while let Some((item, depth)) = waiting.pop() {
+                pack(volume, &item)?;
+                if item.stat.kind == NodeKind::Directory {
+                    if depth >= MAX_DEPTH {
+                        let message = format!("{} is more than {MAX_DEPTH} folders deep", item.name);
+                        return Err(Error::new(ErrorKind::Invalid, message));
+                    }
+                    let entries = self.handle.block_on(async {
+                        volume.hold_for(&self.shared, item.node).await?.entries(item.node.number).await
+                    })?;
+                    for entry in entries.into_iter().rev() {
+                        let name = format!("{}/{}", item.name, safe(&shown(&entry.name)));
+                        let node = Node { number: entry.stat.node, ..item.node };
+                        waiting.push((Item { name, stat: entry.stat, node }, depth + 1));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands every byte of a file to a writer.
+    fn copy(&self, volume: &Volume, item: &Item, out: &mut dyn Write) -> Result<()> {
+        let size = item.stat.size_bytes;
+        let mut at = 0;
+        while at < size {
+            self.shared.mounts.get(&self.mount.id)?;
+            self.mount.touch(self.shared.clock.now());
+            let length = u32::try_from(size - at).unwrap_or(PIECE).min(PIECE);
+            let piece = self
+                .handle
+                .block_on(volume.exactly(&self.shared, item.node, at, length))
+                .map_err(|error| error.context(format!("'{}'", item.name)))?;
+            out.write_all(&piece).map_err(sending)?;
+            at += u64::from(length);
+        }
+        Ok(())
+    }
+
+    fn link(&self, volume: &Volume, item: &Item) -> Result<String> {
+        let target = self.handle.block_on(async {
+            volume.hold_for(&self.shared, item.node).await?.link(item.node.number).await
+        })?;
+        Ok(shown(&target))
+    }
+}
+
+fn zip(source: &Source, paths: &[String], out: Outlet) -> Result<()> {
+    let mut zip = ZipWriter::new_stream(out);
+    source.walk(paths, &mut |volume, item| {
+        let options = SimpleFileOptions::default()
+            .unix_permissions(mode(&item.stat))
+            .last_modified_time(zip_time(item.stat.modified_ns))
+            .large_file(item.stat.size_bytes >= u64::from(u32::MAX));
+        match item.stat.kind {
+            NodeKind::Directory => zip.add_directory(item.name.as_str(), options).map_err(packing),
+            NodeKind::Symlink => {
+                let target = source.link(volume, item)?;
+                zip.add_symlink(item.name.as_str(), target, options).map_err(packing)
+            }
+            NodeKind::File => {
+                zip.start_file(item.name.as_str(), options).map_err(packing)?;
+                source.copy(volume, item, &mut zip)
+            }
+            // Devices and sockets have nothing to restore.
+            NodeKind::Other => Ok(()),
+        }
+    })?;
+    let mut out = zip.finish().map_err(packing)?;
+    out.flush().map_err(sending)
+}
+
+fn tar_gz(source: &Source, paths: &[String], out: Outlet) -> Result<()> {
+    let mut tar = tar::Builder::new(GzEncoder::new(out, Compression::fast()));
+    source.walk(paths, &mut |volume, item| {
+        let NodeStat { kind, size_bytes, modified_ns, owner, group, .. } = &item.stat;
+        let number = |id: &Option<String>| id.as_deref().and_then(|id| id.parse::<u64>().ok()).unwrap_or(0);
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(mode(&item.stat));
+        header.set_uid(number(owner));
+        header.set_gid(number(group));
+        // Older than 1970 cannot be said.
+        header.set_mtime(modified_ns.and_then(|ns| u64::try_from(ns / 1_000_000_000).ok()).unwrap_or(0));
+        header.set_size(0);
+        match kind {
+            NodeKind::Directory => {
+                header.set_entry_type(tar::EntryType::Directory);
+                tar.append_data(&mut header, format!("{}/", item.name), io::empty()).map_err(sending)
+            }
+            NodeKind::Symlink => {
+                header.set_entry_type(tar::EntryType::Symlink);
+                let target = source.link(volume, item)?;
+                tar.append_link(&mut header, &item.name, target).map_err(sending)
+            }
+            NodeKind::File => {
+                header.set_entry_type(tar::EntryType::Regular);
+                header.set_size(*size_bytes);
+                // The builder pulls; what failed is told by the reader's own error, not by the one it is wrapped in.
+                let mut pull = Pull { source, volume, item, at: 0, piece: Bytes::new(), failed: None };
+                let appended = tar.append_data(&mut header, &item.name, &mut pull);
+                match pull.failed {
+                    Some(error) => Err(error),
+                    None => appended.map_err(sending),
+                }
+            }
+            NodeKind::Other => Ok(()),
+        }
+    })?;
+    let gzip = tar.into_inner().map_err(sending)?;
+    let mut out = gzip.finish().map_err(sending)?;
+    out.flush().map_err(sending)
+}
+
+/// A file that is read by whoever packs it.
+struct Pull<'a> {
+    source: &'a Source,
+    volume: &'a Volume,
+    item: &'a Item,
+    at: u64,
+    piece: Bytes,
+    failed: Option<Error>,
+}
+
+impl io::Read for Pull<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let left = self.item.stat.size_bytes - self.at;
+        if self.piece.is_empty() && left > 0 {
+            let length = u32::try_from(left).unwrap_or(PIECE).min(PIECE);
+            let Self { source, volume, item, .. } = self;
+            let read = source.shared.mounts.get(&source.mount.id).and_then(|_| {
+                source.mount.touch(source.shared.clock.now());
+                source.handle.block_on(volume.exactly(&source.shared, item.node, self.at, length))
+            });
+            match read {
+                Ok(bytes) => {
+                    self.at += u64::from(length);
+                    self.piece = Bytes::from(bytes);
+                }
+                Err(error) => {
+                    self.failed = Some(error.context(format!("'{}'", self.item.name)));
+                    return Err(io::Error::other("the file cannot be read"));
+                }
+            }
+        }
+        let count = self.piece.len().min(into.len());
+        let part = self.piece.split_to(count);
+        if let Some(into) = into.get_mut(..count) {
+            into.copy_from_slice(&part);
+        }
+        Ok(count)
+    }
+}
+
+/// Unix permissions, also of what has none.
+fn mode(stat: &NodeStat) -> u32 {
+    let usual = if stat.kind == NodeKind::Directory { 0o755 } else { 0o644 };
+    stat.mode.unwrap_or(usual) & 0o7777
+}
+
+/// A name that leads nowhere else on the machine that unpacks it: a backslash parts folders on Windows.
+fn safe(name: &str) -> String {
+    name.replace(['\\', '/', '\0'], "_")
+}
+
+fn zip_time(modified_ns: Option<i64>) -> zip::DateTime {
+    let moment = modified_ns.and_then(|ns| OffsetDateTime::from_unix_timestamp_nanos(i128::from(ns)).ok());
+    // ZIP's years go from 1980 to 2107; what lies outside gets the first moment.
+    moment
+        .and_then(|moment| {
+            let year = u16::try_from(moment.year()).ok()?;
+            let (month, day) = (u8::from(moment.month()), moment.day());
+            zip::DateTime::from_date_and_time(
+                year,
+                month,
+                day,
+                moment.hour(),
+                moment.minute(),
+                moment.second(),
+            )
+            .ok()
+        })
+        .unwrap_or_default()
+}
+
+fn packing(error: zip::result::ZipError) -> Error {
+    Error::io("packing a ZIP".to_owned(), io::Error::other(error))
+}
+
+fn sending(error: io::Error) -> Error {
+    Error::io("sending an archive".to_owned(), error)
+}

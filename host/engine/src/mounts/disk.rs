@@ -1,0 +1,146 @@
+//! A backup's disk as file-system readers see it: read-only, in blocks that are kept for all readers of the chain, and, for
+//! what reads on and on, fetched ahead.
+
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+use tidemark_model::{ByteLen, GuestOffset};
+use tidemark_plugins::{DiskRead, MappedExtent, ReadOnlyDisk};
+use tidemark_qcow2::Chain;
+
+/// One block of the cache.
+const BLOCK: u64 = 64 << 10;
+/// Blocks that are fetched at once where the last fetch ended here.
+const AHEAD: u64 = 16;
+/// What the blocks of one disk take at most.
+const CACHE_BYTES: u64 = 64 << 20;
+
+/// A disk of a backup through its chain.
+pub(super) struct ChainDisk {
+    chain: Arc<Chain>,
+    blocks: Cache<u64, Bytes, ByLength>,
+    /// The block after the last that was fetched.
+    fetched: AtomicU64,
+}
+
+#[derive(Clone)]
+struct ByLength;
+
+impl Weighter<u64, Bytes> for ByLength {
+    fn weight(&self, _: &u64, block: &Bytes) -> u64 {
+        block.len() as u64
+    }
+}
+
+impl ChainDisk {
+    pub(super) fn new(chain: Chain) -> Self {
+        let entries = usize::try_from(CACHE_BYTES / BLOCK).unwrap_or(usize::MAX);
+        let blocks = Cache::with_weighter(entries, CACHE_BYTES, ByLength);
+        Self { chain: Arc::new(chain), blocks, fetched: AtomicU64::new(u64::MAX) }
+    }
+
+    pub(super) fn size(&self) -> ByteLen {
+        self.chain.virtual_size()
+    }
+
+    /// The bytes of a range that lies inside the disk.
+    async fn read(&self, range: Range<u64>) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(usize::try_from(range.end - range.start).unwrap_or(0));
+        let mut number = range.start / BLOCK;
+        while number * BLOCK < range.end {
+            let block = match self.blocks.get(&number) {
+                Some(block) => block,
+                None => self.fetch(number, range.end.div_ceil(BLOCK)).await?,
+            };
+            let start = number * BLOCK;
+            let from = range.start.saturating_sub(start);
+            let to = (range.end - start).min(block.len() as u64);
+            let part = usize::try_from(from).ok().zip(usize::try_from(to).ok());
+            let part = part.and_then(|(from, to)| block.get(from..to));
+            bytes.extend_from_slice(part.ok_or_else(|| io::Error::other("a block is too short"))?);
+            number += 1;
+        }
+        Ok(bytes)
+    }
+
+    /// Fetches a block and what is wanted or likely to be wanted after it; answers with the first.
+    async fn fetch(&self, first: u64, wanted_end: u64) -> io::Result<Bytes> {
+        let last_end = self.size().0.div_ceil(BLOCK);
+        let reads_on = self.fetched.load(Ordering::Relaxed) == first;
+        let end = if reads_on { wanted_end.max(first + AHEAD) } else { wanted_end };
+        let end = end.min(first + AHEAD).min(last_end).max(first + 1);
+        let (start, stop) = (first * BLOCK, (end * BLOCK).min(self.size().0));
+        let chain = Arc::clone(&self.chain);
+        let fetched = tokio::task::spawn_blocking(move || {
+            let mut bytes = vec![0; usize::try_from(stop - start).map_err(io::Error::other)?];
+            chain.read_at(GuestOffset(start), &mut bytes).map_err(io::Error::other)?;
+            Ok::<_, io::Error>(Bytes::from(bytes))
+        });
+        let fetched = fetched.await.map_err(io::Error::other)??;
+        self.fetched.store(end, Ordering::Relaxed);
+        let block = usize::try_from(BLOCK).map_err(io::Error::other)?;
+        for (number, from) in (first..end).zip((0..fetched.len()).step_by(block)) {
+            self.blocks.insert(number, fetched.slice(from..(from + block).min(fetched.len())));
+        }
+        Ok(fetched.slice(..block.min(fetched.len())))
+    }
+}
+
+impl ReadOnlyDisk for ChainDisk {
+    fn size(&self) -> ByteLen {
+        self.size()
+    }
+
+    fn read_at(&self, offset: GuestOffset, length: u32) -> DiskRead<'_> {
+        Box::pin(self.read(offset.0..offset.0 + u64::from(length)))
+    }
+}
+
+/// A volume that lies on disks as a reader of partition tables found it.
+pub(super) struct VolumeDisk {
+    disks: Vec<Arc<ChainDisk>>,
+    extents: Vec<MappedExtent>,
+    size: ByteLen,
+}
+
+impl VolumeDisk {
+    pub(super) fn new(disks: Vec<Arc<ChainDisk>>, extents: Vec<MappedExtent>, size: ByteLen) -> Self {
+        Self { disks, extents, size }
+    }
+
+    async fn read(&self, mut offset: u64, length: u32) -> io::Result<Vec<u8>> {
+        let mut left = u64::from(length);
+        let mut bytes = Vec::new();
+        for MappedExtent { disk_index, offset: start, length } in &self.extents {
+            if offset >= length.0 {
+                offset -= length.0;
+                continue;
+            }
+            let count = (length.0 - offset).min(left);
+            let disk = usize::try_from(*disk_index).ok().and_then(|index| self.disks.get(index));
+            let disk = disk.ok_or_else(|| io::Error::other(format!("there is no disk {disk_index}")))?;
+            let at = start.0 + offset;
+            bytes.append(&mut disk.read(at..at + count).await?);
+            (offset, left) = (0, left - count);
+            if left == 0 {
+                break;
+            }
+        }
+        Ok(bytes)
+    }
+}
+
+impl ReadOnlyDisk for VolumeDisk {
+    fn size(&self) -> ByteLen {
+        self.size
+    }
+
+    fn read_at(&self, offset: GuestOffset, length: u32) -> DiskRead<'_> {
+        Box::pin(self.read(offset.0, length))
+    }
+}

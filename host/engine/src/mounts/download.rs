@@ -1,0 +1,143 @@
+//! A file as a stream of bytes. One that does not give every byte that its size promises ends with an error, never as if it
+//! were whole.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::{self, BoxStream};
+use serde_json::json;
+use tidemark_model::{ByteLen, Extent};
+use tidemark_plugins::NodeKind;
+
+use super::volume::Node;
+use super::{Mount, archive};
+use crate::engine::{Engine, Shared};
+use crate::error::{Error, Result};
+
+/// What is asked of a reader at once.
+pub(super) const PIECE: u32 = 1 << 20;
+
+/// The bytes of a download in order; after an error nothing follows.
+pub type FileStream = BoxStream<'static, Result<Bytes>>;
+
+/// A file that is ready to be sent.
+pub struct Download {
+    shared: Arc<Shared>,
+    mount: Arc<Mount>,
+    path: String,
+    node: Node,
+    /// Its name, as it is shown.
+    pub file_name: String,
+    /// How many bytes it has.
+    pub size: ByteLen,
+}
+
+impl Engine {
+    /// Opens a file for sending. Nothing of it is read yet.
+    ///
+    /// # Errors
+    /// Not found; invalid for what is no regular file.
+    pub async fn open_download(&self, actor: &str, id: &str, path: &str) -> Result<Download> {
+        let mount = self.mounted(id).await?;
+        let (volume, rest) = mount.volume(path)?;
+        let mut held = volume.hold(&self.shared).await?;
+        let stat = held.find(&rest).await.map_err(|error| error.context(format!("'{path}'")))?;
+        let node = held.node(&stat);
+        drop(held);
+        if stat.kind != NodeKind::File {
+            let word = match stat.kind {
+                NodeKind::Directory => "a folder: it is sent as an archive",
+                NodeKind::Symlink => "a link, which is not followed: ask for what it leads to",
+                _ => "no regular file",
+            };
+            return Err(Error::invalid_field("path", format!("'{path}' is {word}")));
+        }
+        let detail = json!({ "mount_id": id, "path": path, "size_bytes": stat.size_bytes });
+        self.shared.audit(actor, "restore.download", &mount.backup.to_string(), detail).await;
+        Ok(Download {
+            shared: Arc::clone(&self.shared),
+            file_name: rest.last().map_or_else(String::new, |name| (*name).to_owned()),
+            path: path.to_owned(),
+            node,
+            size: ByteLen(stat.size_bytes),
+            mount,
+        })
+    }
+
+    /// Whether a path leads to a folder, or to a partition.
+    ///
+    /// # Errors
+    /// Not found.
+    pub async fn is_folder(&self, id: &str, path: &str) -> Result<bool> {
+        let mount = self.mounted(id).await?;
+        let (volume, rest) = mount.volume(path)?;
+        let stat = volume.hold(&self.shared).await?.find(&rest).await;
+        Ok(stat.map_err(|error| error.context(format!("'{path}'")))?.kind == NodeKind::Directory)
+    }
+
+    /// Folders and files as one archive.
+    ///
+    /// # Errors
+    /// Not found; invalid for a path that names no partition.
+    pub async fn open_archive(
+        &self,
+        actor: &str,
+        id: &str,
+        paths: &[String],
+        format: archive::ArchiveFormat,
+    ) -> Result<FileStream> {
+        let mount = self.mounted(id).await?;
+        for path in paths {
+            let (volume, rest) = mount.volume(path)?;
+            let stat = volume.hold(&self.shared).await?.find(&rest).await;
+            stat.map_err(|error| error.context(format!("'{path}'")))?;
+        }
+        let detail = json!({ "mount_id": id, "paths": paths });
+        self.shared.audit(actor, "restore.download", &mount.backup.to_string(), detail).await;
+        Ok(archive::stream(Arc::clone(&self.shared), mount, paths.to_vec(), format))
+    }
+}
+
+impl Download {
+    /// All bytes.
+    #[must_use]
+    pub fn stream(self) -> FileStream {
+        let whole = 0..self.size.0;
+        self.range(whole)
+    }
+
+    /// A part, which has to lie inside the file.
+    #[must_use]
+    pub fn stream_range(self, part: Extent) -> FileStream {
+        let end = part.offset.0.saturating_add(part.length.0).min(self.size.0);
+        self.range(part.offset.0..end)
+    }
+
+    fn range(self, range: std::ops::Range<u64>) -> FileStream {
+        stream::unfold(Some((self, range.start)), move |state| async move {
+            let (download, at) = state?;
+            if at >= range.end {
+                return None;
+            }
+            let length = u32::try_from(range.end - at).unwrap_or(PIECE).min(PIECE);
+            match download.piece(at, length).await {
+                Ok(bytes) => Some((Ok(Bytes::from(bytes)), Some((download, at + u64::from(length))))),
+                Err(error) => Some((Err(error), None)),
+            }
+        })
+        .boxed()
+    }
+
+    async fn piece(&self, at: u64, length: u32) -> Result<Vec<u8>> {
+        let id = &self.mount.id;
+        // Ended by an administrator, by its backup's end, or with the host.
+        self.shared.mounts.get(id)?;
+        self.mount.touch(self.shared.clock.now());
+        let (volume, _) = self.mount.volume(&self.path)?;
+        volume
+            .exactly(&self.shared, self.node, at, length)
+            .await
+            .map_err(|error| error.context(format!("'{}'", self.path)))
+    }
+}

@@ -1,0 +1,310 @@
+//! One volume of a mount: which reader knows it, and that reader in a sandbox of its own. A reader that misbehaves costs only
+//! this volume, and only its session: the next call begins a fresh one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tidemark_model::ByteLen;
+use tidemark_plugins::{
+    DirectoryEntry, Error as PluginError, ErrorKind as PluginErrorKind, FoundVolume, GuestFilesystem,
+    NodeKind, NodeStat, PluginKind, ReadOnlyDisk, VolumeId, VolumeInfo,
+};
+use tokio::sync::{Mutex, MutexGuard};
+
+use super::disk::{ChainDisk, VolumeDisk};
+use super::path::{self, shown};
+use crate::engine::Shared;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Entries of a directory that are asked for at once.
+const PAGE: u32 = 2000;
+/// The most that a directory may have.
+const MAX_ENTRIES: usize = 5_000_000;
+/// The only disk of a reader's session.
+const DISK: u32 = 0;
+
+/// A volume of a mounted disk.
+pub(super) struct Volume {
+    /// What the table of partitions says of it.
+    pub(super) found: FoundVolume,
+    /// The first part of the paths of what is in it.
+    pub(super) segment: String,
+    /// What the file system is; none where no reader knows it.
+    pub(super) info: Option<VolumeInfo>,
+    /// Why it is not read, though a reader knows it.
+    pub(super) problem: Option<String>,
+    reader: Option<Reader>,
+}
+
+struct Reader {
+    plugin: String,
+    disk: Arc<dyn ReadOnlyDisk>,
+    open: Mutex<Option<Open>>,
+}
+
+/// A node of one session of a reader. In another session the same number may mean something else.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Node {
+    pub(super) number: u64,
+    pub(super) session: u64,
+}
+
+/// A reader at work.
+pub(super) struct Open {
+    /// Counts the sessions of all readers.
+    session: u64,
+    filesystem: GuestFilesystem,
+    volume: VolumeId,
+    root: u64,
+}
+
+/// A volume whose reader answers nobody else meanwhile.
+pub(super) struct Held<'a> {
+    guard: MutexGuard<'a, Option<Open>>,
+}
+
+impl Volume {
+    /// Finds the reader of a volume and opens it. One that cannot be read is shown all the same.
+    pub(super) async fn open(shared: &Shared, found: FoundVolume, disks: &[Arc<ChainDisk>]) -> Result<Self> {
+        let size = found.size;
+        let disk: Arc<dyn ReadOnlyDisk> =
+            Arc::new(VolumeDisk::new(disks.to_vec(), found.extents.clone(), size));
+        let mut volume = Self { found, segment: String::new(), info: None, problem: None, reader: None };
+        for plugin in shared.active_readers(PluginKind::GuestFilesystem).await? {
+            match known(shared, &plugin, &disk).await {
+                Ok(None) => {}
+                Ok(Some((open, info))) => {
+                    volume.info = Some(info);
+                    volume.reader = Some(Reader { plugin, disk, open: Mutex::new(Some(open)) });
+                    break;
+                }
+                // Another reader may still know it.
+                Err(error) => volume.problem = Some(error.chain()),
+            }
+        }
+        if volume.reader.is_some() {
+            volume.problem = None;
+        }
+        volume.segment = volume.name();
+        Ok(volume)
+    }
+
+    /// `Partition 1 - Recovery (1.5 GB)`, as vSphere and Windows count.
+    fn name(&self) -> String {
+        let label = self.label();
+        let label = if label.is_empty() { String::new() } else { format!(" - {label}") };
+        format!(
+            "{}{} ({})",
+            path::segment(&self.found.name),
+            path::segment(&label),
+            gigabytes(self.found.size)
+        )
+    }
+
+    /// The file system's own label, else the table's.
+    pub(super) fn label(&self) -> String {
+        let own = self.info.as_ref().map(|info| info.label.trim()).filter(|label| !label.is_empty());
+        own.unwrap_or(self.found.label.trim()).to_owned()
+    }
+
+    /// The file system's name, or what the volume looks like where it cannot be read.
+    pub(super) fn filesystem(&self) -> String {
+        match &self.info {
+            Some(info) => info.filesystem.clone(),
+            None if self.found.content.is_empty() => "unknown".to_owned(),
+            None => self.found.content.clone(),
+        }
+    }
+
+    /// The reader, begun again where its last session has ended.
+    pub(super) async fn hold(&self, shared: &Shared) -> Result<Held<'_>> {
+        let Some(reader) = &self.reader else {
+            let why = match &self.problem {
+                Some(problem) => problem.clone(),
+                None => format!("its content ({}) is known to no installed plugin", self.filesystem()),
+            };
+            return Err(Error::new(ErrorKind::Invalid, format!("{} cannot be read: {why}", self.segment)));
+        };
+        let mut guard = reader.open.lock().await;
+        if guard.is_none() {
+            let (open, _) = known(shared, &reader.plugin, &reader.disk).await?.ok_or_else(|| {
+                Error::damaged(format!("plugin {} no longer knows {}", reader.plugin, self.segment))
+            })?;
+            *guard = Some(open);
+        }
+        Ok(Held { guard })
+    }
+
+    /// The same, for a node that was found before; an error where the session that found it has ended.
+    pub(super) async fn hold_for(&self, shared: &Shared, node: Node) -> Result<Held<'_>> {
+        let held = self.hold(shared).await?;
+        match held.guard.as_ref() {
+            Some(open) if open.session == node.session => Ok(held),
+            _ => {
+                let message = format!("the reader of {} had to be begun again; ask once more", self.segment);
+                Err(Error::new(ErrorKind::Unavailable, message))
+            }
+        }
+    }
+
+    /// Exactly so many bytes of a file.
+    pub(super) async fn exactly(&self, shared: &Shared, node: Node, at: u64, length: u32) -> Result<Vec<u8>> {
+        let bytes = self.hold_for(shared, node).await?.read(node.number, at, length).await?;
+        if u32::try_from(bytes.len()) == Ok(length) {
+            return Ok(bytes);
+        }
+        let message = format!("{} bytes came for {length} at {at}: the file is not whole", bytes.len());
+        Err(Error::damaged(message))
+    }
+}
+
+/// Begins a reader's session over a volume, and opens the volume where it knows it.
+async fn known(
+    shared: &Shared,
+    plugin: &str,
+    disk: &Arc<dyn ReadOnlyDisk>,
+) -> Result<Option<(Open, VolumeInfo)>> {
+    let mut filesystem = shared.open_filesystem(plugin, vec![Arc::clone(disk)]).await?;
+    if filesystem.probe(DISK).await?.is_none() {
+        return Ok(None);
+    }
+    let volume = filesystem.open(DISK).await?;
+    let info = filesystem.info(volume).await?;
+    let root = filesystem.root(volume).await?;
+    static SESSIONS: AtomicU64 = AtomicU64::new(0);
+    let session = SESSIONS.fetch_add(1, Ordering::Relaxed);
+    Ok(Some((Open { session, filesystem, volume, root }, info)))
+}
+
+/// Asks the reader, and ends its session where it has ended itself.
+macro_rules! ask {
+    ($held:ident, $method:ident($($argument:expr),*)) => {{
+        let open = $held.guard.as_mut().ok_or_else(gone)?;
+        let answer = open.filesystem.$method(open.volume, $($argument),*).await;
+        $held.settled(answer)
+    }};
+}
+
+impl Held<'_> {
+    /// What a path inside the volume leads to. Links on the way are not followed.
+    pub(super) async fn find(&mut self, parts: &[&str]) -> Result<NodeStat> {
+        let mut at = self.root().await?;
+        for part in parts {
+            if at.kind != NodeKind::Directory {
+                return Err(Error::new(
+                    ErrorKind::NotFound,
+                    format!("there is nothing below a file ('{part}')"),
+                ));
+            }
+            at = self.child(at.node, part).await?;
+        }
+        Ok(at)
+    }
+
+    /// Something that was found, for later.
+    pub(super) fn node(&self, stat: &NodeStat) -> Node {
+        // A session that has just ended has no node that anybody finds again.
+        let session = self.guard.as_ref().map_or(u64::MAX, |open| open.session);
+        Node { number: stat.node, session }
+    }
+
+    async fn root(&mut self) -> Result<NodeStat> {
+        let root = self.guard.as_ref().ok_or_else(gone)?.root;
+        ask!(self, stat(root))
+    }
+
+    /// What has this name; a name that is no UTF-8 is found by how it is shown.
+    async fn child(&mut self, directory: u64, part: &str) -> Result<NodeStat> {
+        match ask!(self, lookup(directory, part.as_bytes())) {
+            Err(error) if error.kind() == ErrorKind::NotFound && part.contains("\\x") => {
+                let entries = self.entries(directory).await?;
+                let found = entries.into_iter().find(|entry| shown(&entry.name) == part);
+                found.map(|entry| entry.stat).ok_or(error)
+            }
+            answer => answer,
+        }
+    }
+
+    /// All of a directory.
+    pub(super) async fn entries(&mut self, directory: u64) -> Result<Vec<DirectoryEntry>> {
+        let (mut all, mut cursor) = (Vec::new(), Some(0));
+        while let Some(at) = cursor {
+            let (mut entries, next) = self.page(directory, at).await?;
+            all.append(&mut entries);
+            if all.len() > MAX_ENTRIES {
+                return Err(Error::new(
+                    ErrorKind::Invalid,
+                    format!("a directory of more than {MAX_ENTRIES} entries"),
+                ));
+            }
+            cursor = next;
+        }
+        Ok(all)
+    }
+
+    /// A part of a directory, and where the next one begins.
+    pub(super) async fn page(
+        &mut self,
+        directory: u64,
+        cursor: u64,
+    ) -> Result<(Vec<DirectoryEntry>, Option<u64>)> {
+        let page = ask!(self, list(directory, cursor, PAGE))?;
+        Ok((page.entries, page.next))
+    }
+
+    pub(super) async fn read(&mut self, node: u64, offset: u64, length: u32) -> Result<Vec<u8>> {
+        ask!(self, read(node, None, offset, length))
+    }
+
+    pub(super) async fn link(&mut self, node: u64) -> Result<Vec<u8>> {
+        ask!(self, readlink(node))
+    }
+
+    pub(super) async fn streams(&mut self, node: u64) -> Result<Vec<tidemark_plugins::NamedStream>> {
+        ask!(self, streams(node))
+    }
+
+    fn settled<T>(&mut self, answer: std::result::Result<T, PluginError>) -> Result<T> {
+        if let Err(error) = &answer
+            && (error.is_misbehaviour() || *error.kind() == PluginErrorKind::Cancelled)
+        {
+            *self.guard = None;
+        }
+        Ok(answer?)
+    }
+}
+
+fn gone() -> Error {
+    Error::new(ErrorKind::Unavailable, "the reader's session has ended; ask again")
+}
+
+/// One decimal, and the unit that leaves at least one before it.
+fn gigabytes(size: ByteLen) -> String {
+    const UNITS: [(&str, u64); 4] = [("TB", 1 << 40), ("GB", 1 << 30), ("MB", 1 << 20), ("KB", 1 << 10)];
+    match UNITS.into_iter().find(|(_, unit)| size.0 >= *unit) {
+        // Tenths, rounded down: no volume is shown larger than it is.
+        Some((name, unit)) => {
+            let tenths = (u128::from(size.0) * 10) / u128::from(unit);
+            format!("{}.{} {name}", tenths / 10, tenths % 10)
+        }
+        None => format!("{} bytes", size.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_short() {
+        for (size, text) in [
+            (1_610_612_736, "1.5 GB"),
+            (100 << 30, "100.0 GB"),
+            ((1 << 30) - 1, "1023.9 MB"),
+            (3 << 40, "3.0 TB"),
+            (512, "512 bytes"),
+        ] {
+            assert_eq!(gigabytes(ByteLen(size)), text);
+        }
+    }
+}
