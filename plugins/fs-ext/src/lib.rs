@@ -11,7 +11,7 @@ use ext4_view::{Ext4, Ext4Error, Ext4Read, File, FileType, Metadata, Timestamp};
 use tidemark_plugin::disk::CachedDisk;
 use tidemark_plugin::guest_filesystem::{GuestFilesystem, NodeKind, Volume, VolumeInfo};
 use tidemark_plugin::paths::{ByPath, PathReader, PathStat};
-use tidemark_plugin::{Description, Error, Result, description, warn};
+use tidemark_plugin::{Description, Error, Result, description, info};
 
 use crate::superblock::Superblock;
 
@@ -108,7 +108,7 @@ impl PathReader for Opened {
                 Ok(metadata) => stat(&metadata),
                 // It costs itself and nothing else of its folder.
                 Err(error @ Ext4Error::Corrupt(_)) => {
-                    warn!("{}: {error}", String::from_utf8_lossy(&name));
+                    info!("{}: {error}", String::from_utf8_lossy(&name));
                     UNREADABLE
                 }
                 Err(error) => return Err(told(&error)),
