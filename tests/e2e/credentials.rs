@@ -24,7 +24,10 @@ fn a_wrong_password_is_named_and_says_what_to_do() -> Result<()> {
     let answer = site.rest().post("/api/v1/connectors/mistyped/actions/test", &serde_json::json!({}))?;
     let problem = answer.json()?;
     ensure!(problem["kind"] == "auth" && answer.status != 401, "our own token was good: {answer:?}");
-    cli.run(&["connector", "test", CONNECTOR])?;
+    let tested = cli.run(&["connector", "test", CONNECTOR])?;
+    let product = &tested["product"];
+    ensure!(product["name"] == "VMware vCenter Server" && product["version"] == "8.0.3", "{tested}");
+    ensure!(product["instance"].is_string(), "{tested}");
 
     let right = site.folder().join("right.password");
     std::fs::write(&right, &site.simulator.endpoints.password)?;
