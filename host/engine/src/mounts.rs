@@ -18,6 +18,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use globset::{GlobBuilder, GlobMatcher};
 use serde_json::json;
 use tidemark_model::{BackupId, ByteLen, UtcMillis};
@@ -33,7 +34,7 @@ pub use download::{Download, FileStream};
 
 use disk::ChainDisk;
 use path::{below, normal, parts, shown};
-use volume::Volume;
+use volume::{Node, Volume};
 
 /// How often idle mounts are looked for.
 const LOOK: Duration = Duration::from_secs(5);
@@ -41,6 +42,8 @@ const LOOK: Duration = Duration::from_secs(5);
 const MAX_MOUNTS: usize = 32;
 /// What a search finds at most.
 const MAX_FOUND: usize = 10_000;
+/// What is asked of a reader at once.
+const PIECE: u32 = 1 << 20;
 /// Folders below folders that a search or an archive goes into.
 pub(super) const MAX_DEPTH: usize = 256;
 
@@ -154,6 +157,15 @@ impl Mounts {
 impl Mount {
     fn touch(&self, now: UtcMillis) {
         *self.used_at.lock().unwrap_or_else(PoisonError::into_inner) = now;
+    }
+
+    /// The next bytes of a file, exactly as many as are asked for, while the mount lasts.
+    async fn piece(&self, shared: &Shared, volume: &Volume, node: Node, at: u64, left: u64) -> Result<Bytes> {
+        // Ended by an administrator, by its backup's end, or with the host.
+        shared.mounts.get(&self.id)?;
+        self.touch(shared.clock.now());
+        let length = u32::try_from(left).unwrap_or(PIECE).min(PIECE);
+        volume.exactly(shared, node, at, length).await.map(Bytes::from)
     }
 
     fn used_at(&self) -> UtcMillis {

@@ -15,6 +15,7 @@ mod policies;
 mod protection_flows;
 mod repositories;
 mod retention;
+mod sending;
 mod server;
 mod tokens;
 mod vms;

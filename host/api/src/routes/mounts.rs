@@ -1,29 +1,25 @@
-//! Files out of backups. A body that ends as announced, by its length or its last chunk, is complete: whatever cannot be read
-//! whole cuts the connection.
+//! Files out of backups.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderName, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::Response;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tidemark_engine::{ArchiveFormat, FileStream};
-use tidemark_model::{BackupId, Extent};
+use tidemark_engine::ArchiveFormat;
+use tidemark_model::BackupId;
 
 use super::created;
-use super::export::until_stopped;
+use super::sending::{self, ANY_BYTES};
 use crate::auth::Actor;
 use crate::extract::{Json as JsonBody, KeptJson, Path, Query, parse_id};
 use crate::problem::{Answer, Problem};
-use crate::range::{Wanted, wanted};
 use crate::routing::{Routes, operator};
 use crate::state::AppState;
 use crate::wire::{FileEntry, FileList, FoundFiles, MountBackup, MountEntry, MountList};
 
-const ANY_BYTES: &str = "application/octet-stream";
 const ZIP: &str = "application/zip";
 /// Paths in one archive.
 const MAX_PATHS: usize = 1000;
@@ -188,30 +184,18 @@ async fn download(
     Query(PathQuery { path }): Query<PathQuery>,
     headers: HeaderMap,
 ) -> Answer<Response> {
-    if state.engine.is_folder(&id, &path).await? {
+    let Some(download) = state.engine.open_download(&actor.name, &id, &path).await? else {
         return archive(&state, &actor, &id, vec![path], ArchiveWord::Zip).await;
-    }
-    let download = state.engine.open_download(&actor.name, &id, &path).await?;
-    let (size, tag) = (download.size, format!("\"{id}-{}\"", tag_of(&path)));
+    };
     let mut fields = vec![
         (header::CONTENT_TYPE, ANY_BYTES.to_owned()),
         (header::CONTENT_DISPOSITION, attachment(&download.file_name)),
-        (header::CACHE_CONTROL, "private, no-store".to_owned()),
-        (header::ACCEPT_RANGES, "bytes".to_owned()),
-        (header::ETAG, tag.clone()),
     ];
-    let (status, length, stream) = match wanted(&headers, size, &tag) {
-        Wanted::Whole => (StatusCode::OK, size, download.stream()),
-        Wanted::Part(part) => {
-            let Extent { offset, length } = part;
-            let range = format!("bytes {}-{}/{}", offset.0, part.end().0 - 1, size.0);
-            fields.push((header::CONTENT_RANGE, range));
-            (StatusCode::PARTIAL_CONTENT, length, download.stream_range(part))
-        }
-        Wanted::Unsatisfiable => return Err(Problem::no_such_range(size.0)),
-    };
-    fields.push((header::CONTENT_LENGTH, length.0.to_string()));
-    answer(&state, status, fields, stream)
+    let (size, tag) = (download.size, format!("{id}-{}", tag_of(&path)));
+    match sending::part(&headers, size, &tag, &mut fields)? {
+        Some(part) => sending::answer(&state, fields, Some(part.length), download.stream_range(part)),
+        None => sending::answer(&state, fields, Some(size), download.stream()),
+    }
 }
 
 async fn download_directory(
@@ -257,24 +241,9 @@ async fn archive(
     let fields = vec![
         (header::CONTENT_TYPE, media.to_owned()),
         (header::CONTENT_DISPOSITION, attachment(&format!("{name}.{ending}"))),
-        (header::CACHE_CONTROL, "private, no-store".to_owned()),
         (header::ACCEPT_RANGES, "none".to_owned()),
     ];
-    answer(state, StatusCode::OK, fields, stream)
-}
-
-fn answer(
-    state: &AppState,
-    status: StatusCode,
-    fields: Vec<(HeaderName, String)>,
-    stream: FileStream,
-) -> Answer<Response> {
-    let body = Body::from_stream(until_stopped(stream, state.stopping.clone()));
-    let mut response = (status, body).into_response();
-    for (name, value) in fields {
-        response.headers_mut().insert(name, value.parse().map_err(Problem::internal)?);
-    }
-    Ok(response)
+    sending::answer(state, fields, None, stream)
 }
 
 /// A file's name for the receiver (RFC 6266): plain letters for the oldest, all of it for the others.

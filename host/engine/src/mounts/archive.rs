@@ -15,8 +15,8 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use zip::write::{SimpleFileOptions, ZipWriter};
 
-use super::download::{FileStream, PIECE};
-use super::path::{normal, shown};
+use super::download::FileStream;
+use super::path::shown;
 use super::volume::{Node, Volume};
 use super::{MAX_DEPTH, Mount};
 use crate::engine::Shared;
@@ -111,10 +111,8 @@ impl Source {
                 let node = held.node(&stat);
                 Ok::<_, Error>((stat, node))
             })?;
-            let name = match normal(path).rsplit('/').next() {
-                Some(name) if !name.is_empty() => safe(name),
-                _ => safe(&volume.segment),
-            };
+            // A path that leads into a volume has a last part.
+            let name = safe(rest.last().unwrap_or(&volume.segment.as_str()));
             let mut waiting = vec![(Item { name, stat, node }, 0)];
             while let Some((item, depth)) = waiting.pop() {
                 pack(volume, &item)?;
@@ -137,22 +135,20 @@ impl Source {
         Ok(())
     }
 
-    /// Hands every byte of a file to a writer.
-    fn copy(&self, volume: &Volume, item: &Item, out: &mut dyn Write) -> Result<()> {
-        let size = item.stat.size_bytes;
-        let mut at = 0;
-        while at < size {
-            self.shared.mounts.get(&self.mount.id)?;
-            self.mount.touch(self.shared.clock.now());
-            let length = u32::try_from(size - at).unwrap_or(PIECE).min(PIECE);
-            let piece = self
-                .handle
-                .block_on(volume.exactly(&self.shared, item.node, at, length))
-                .map_err(|error| error.context(format!("'{}'", item.name)))?;
-            out.write_all(&piece).map_err(sending)?;
-            at += u64::from(length);
+    /// Has every byte of a file taken by whoever packs it. What failed is told by the reader's own error, not by the one that
+    /// the packer wraps it in.
+    fn packed<T>(
+        &self,
+        volume: &Volume,
+        item: &Item,
+        pack: impl FnOnce(&mut Pull<'_>) -> io::Result<T>,
+    ) -> Result<()> {
+        let mut pull = Pull { source: self, volume, item, at: 0, piece: Bytes::new(), failed: None };
+        let packed = pack(&mut pull);
+        match pull.failed {
+            Some(error) => Err(error),
+            None => packed.map(drop).map_err(sending),
         }
-        Ok(())
     }
 
     fn link(&self, volume: &Volume, item: &Item) -> Result<String> {
@@ -178,7 +174,7 @@ fn zip(source: &Source, paths: &[String], out: Outlet) -> Result<()> {
             }
             NodeKind::File => {
                 zip.start_file(item.name.as_str(), options).map_err(packing)?;
-                source.copy(volume, item, &mut zip)
+                source.packed(volume, item, |pull| io::copy(pull, &mut zip))
             }
             // Devices and sockets have nothing to restore.
             NodeKind::Other => Ok(()),
@@ -213,13 +209,7 @@ fn tar_gz(source: &Source, paths: &[String], out: Outlet) -> Result<()> {
             NodeKind::File => {
                 header.set_entry_type(tar::EntryType::Regular);
                 header.set_size(*size_bytes);
-                // The builder pulls; what failed is told by the reader's own error, not by the one it is wrapped in.
-                let mut pull = Pull { source, volume, item, at: 0, piece: Bytes::new(), failed: None };
-                let appended = tar.append_data(&mut header, &item.name, &mut pull);
-                match pull.failed {
-                    Some(error) => Err(error),
-                    None => appended.map_err(sending),
-                }
+                source.packed(volume, item, |pull| tar.append_data(&mut header, &item.name, pull))
             }
             NodeKind::Other => Ok(()),
         }
@@ -243,16 +233,12 @@ impl io::Read for Pull<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let left = self.item.stat.size_bytes - self.at;
         if self.piece.is_empty() && left > 0 {
-            let length = u32::try_from(left).unwrap_or(PIECE).min(PIECE);
-            let Self { source, volume, item, .. } = self;
-            let read = source.shared.mounts.get(&source.mount.id).and_then(|_| {
-                source.mount.touch(source.shared.clock.now());
-                source.handle.block_on(volume.exactly(&source.shared, item.node, self.at, length))
-            });
-            match read {
-                Ok(bytes) => {
-                    self.at += u64::from(length);
-                    self.piece = Bytes::from(bytes);
+            let Self { source, volume, item, at, .. } = self;
+            let read = source.mount.piece(&source.shared, volume, item.node, *at, left);
+            match source.handle.block_on(read) {
+                Ok(piece) => {
+                    self.at += piece.len() as u64;
+                    self.piece = piece;
                 }
                 Err(error) => {
                     self.failed = Some(error.context(format!("'{}'", self.item.name)));

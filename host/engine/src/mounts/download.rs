@@ -15,9 +15,6 @@ use super::{Mount, archive};
 use crate::engine::{Engine, Shared};
 use crate::error::{Error, Result};
 
-/// What is asked of a reader at once.
-pub(super) const PIECE: u32 = 1 << 20;
-
 /// The bytes of a download in order; after an error nothing follows.
 pub type FileStream = BoxStream<'static, Result<Bytes>>;
 
@@ -34,35 +31,36 @@ pub struct Download {
 }
 
 impl Engine {
-    /// Opens a file for sending. Nothing of it is read yet.
+    /// Opens a file for sending, of which nothing is read yet; none where the path leads to a folder, which goes as an archive.
     ///
     /// # Errors
-    /// Not found; invalid for what is no regular file.
-    pub async fn open_download(&self, actor: &str, id: &str, path: &str) -> Result<Download> {
+    /// Not found; invalid for what is neither.
+    pub async fn open_download(&self, actor: &str, id: &str, path: &str) -> Result<Option<Download>> {
         let mount = self.mounted(id).await?;
         let (volume, rest) = mount.volume(path)?;
         let mut held = volume.hold(&self.shared).await?;
         let stat = held.find(&rest).await.map_err(|error| error.context(format!("'{path}'")))?;
         let node = held.node(&stat);
         drop(held);
-        if stat.kind != NodeKind::File {
-            let word = match stat.kind {
-                NodeKind::Directory => "a folder: it is sent as an archive",
-                NodeKind::Symlink => "a link, which is not followed: ask for what it leads to",
-                _ => "no regular file",
-            };
+        let other = match stat.kind {
+            NodeKind::File => None,
+            NodeKind::Directory => return Ok(None),
+            NodeKind::Symlink => Some("a link, which is not followed: ask for what it leads to"),
+            NodeKind::Other => Some("no regular file"),
+        };
+        if let Some(word) = other {
             return Err(Error::invalid_field("path", format!("'{path}' is {word}")));
         }
         let detail = json!({ "mount_id": id, "path": path, "size_bytes": stat.size_bytes });
         self.shared.audit(actor, "restore.download", &mount.backup.to_string(), detail).await;
-        Ok(Download {
+        Ok(Some(Download {
             shared: Arc::clone(&self.shared),
             file_name: rest.last().map_or_else(String::new, |name| (*name).to_owned()),
             path: path.to_owned(),
             node,
             size: ByteLen(stat.size_bytes),
             mount,
-        })
+        }))
     }
 
     /// Whether a path leads to a folder, or to a partition.
@@ -120,24 +118,20 @@ impl Download {
             if at >= range.end {
                 return None;
             }
-            let length = u32::try_from(range.end - at).unwrap_or(PIECE).min(PIECE);
-            match download.piece(at, length).await {
-                Ok(bytes) => Some((Ok(Bytes::from(bytes)), Some((download, at + u64::from(length))))),
+            match download.piece(at, range.end - at).await {
+                Ok(bytes) => {
+                    let next = at + bytes.len() as u64;
+                    Some((Ok(bytes), Some((download, next))))
+                }
                 Err(error) => Some((Err(error), None)),
             }
         })
         .boxed()
     }
 
-    async fn piece(&self, at: u64, length: u32) -> Result<Vec<u8>> {
-        let id = &self.mount.id;
-        // Ended by an administrator, by its backup's end, or with the host.
-        self.shared.mounts.get(id)?;
-        self.mount.touch(self.shared.clock.now());
+    async fn piece(&self, at: u64, left: u64) -> Result<Bytes> {
         let (volume, _) = self.mount.volume(&self.path)?;
-        volume
-            .exactly(&self.shared, self.node, at, length)
-            .await
-            .map_err(|error| error.context(format!("'{}'", self.path)))
+        let piece = self.mount.piece(&self.shared, volume, self.node, at, left).await;
+        piece.map_err(|error| error.context(format!("'{}'", self.path)))
     }
 }

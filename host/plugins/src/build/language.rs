@@ -9,7 +9,6 @@
 //! The tools of the last two are the plugin's own, fetched into its folder where they are missing. Their components import
 //! nothing beyond their world either, unless the manifest asks for the WASI of their runtime.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -83,16 +82,6 @@ impl Language {
                  requirements.txt (Python)",
                 dir.display()
             ))
-        })
-    }
-}
-
-impl fmt::Display for Language {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Rust => "Rust",
-            Self::JavaScript => "JavaScript",
-            Self::Python => "Python",
         })
     }
 }
