@@ -10,7 +10,7 @@ SHELL := /bin/bash
 
 TARGET   := target
 TIDEMARK := $(TARGET)/release/tidemark
-PLUGINS  := $(notdir $(patsubst %/Cargo.toml,%,$(wildcard plugins/*/Cargo.toml)))
+PLUGINS  := $(notdir $(patsubst %/plugin.toml,%,$(wildcard plugins/*/plugin.toml)))
 GUESTS   := $(notdir $(patsubst %/Cargo.toml,%,$(wildcard tests/guests/*/Cargo.toml)))
 # Everything that is written for the sandbox and tested natively; the templates where they lie.
 GUEST_CODE := $(wildcard plugins/Cargo.toml sdk/rust/Cargo.toml sdk/templates/*/Cargo.toml)

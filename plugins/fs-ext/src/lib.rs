@@ -10,7 +10,7 @@ use std::cell::RefCell;
 use ext4_view::{Ext4, Ext4Error, Ext4Read, File, FileType, Metadata, Timestamp};
 use tidemark_plugin::disk::CachedDisk;
 use tidemark_plugin::guest_filesystem::{GuestFilesystem, NodeKind, Volume, VolumeInfo};
-use tidemark_plugin::paths::{ByPath, PathReader, PathStat};
+use tidemark_plugin::nodes::{ByPath, FileStat, PathReader, nanoseconds};
 use tidemark_plugin::{Description, Error, Result, description, info};
 
 use crate::superblock::Superblock;
@@ -91,11 +91,11 @@ impl PathReader for Opened {
         }
     }
 
-    fn root(&self) -> Result<PathStat> {
+    fn root(&self) -> Result<FileStat> {
         self.ext4.metadata("/").map(|metadata| stat(&metadata)).map_err(|error| told(&error))
     }
 
-    fn list(&self, path: &[u8]) -> Result<Vec<(Vec<u8>, PathStat)>> {
+    fn list(&self, path: &[u8]) -> Result<Vec<(Vec<u8>, FileStat)>> {
         let mut found = Vec::new();
         for entry in self.ext4.read_dir(path).map_err(|error| told(&error))? {
             let entry = entry.map_err(|error| told(&error))?;
@@ -106,10 +106,11 @@ impl PathReader for Opened {
             }
             let stat = match entry.metadata() {
                 Ok(metadata) => stat(&metadata),
-                // It costs itself and nothing else of its folder.
+                // It costs itself and nothing else of its folder. The crate refuses times before 1970 and after
+                // 2038-01-19 as damage, too.
                 Err(error @ Ext4Error::Corrupt(_)) => {
                     info!("{}: {error}", String::from_utf8_lossy(&name));
-                    UNREADABLE
+                    FileStat::UNREADABLE
                 }
                 Err(error) => return Err(told(&error)),
             };
@@ -156,33 +157,19 @@ impl PathReader for Opened {
     }
 }
 
-/// Something of which no more can be said than that it is there. The crate refuses times before 1970 and after 2038-01-19 as
-/// damage, too.
-const UNREADABLE: PathStat = PathStat {
-    kind: NodeKind::Other,
-    size_bytes: 0,
-    modified_ns: None,
-    created_ns: None,
-    accessed_ns: None,
-    mode: None,
-    owner: None,
-    group: None,
-    links: 0,
-};
-
-fn stat(metadata: &Metadata) -> PathStat {
+fn stat(metadata: &Metadata) -> FileStat {
     let kind = match metadata.file_type() {
         FileType::Regular => NodeKind::File,
         FileType::Directory => NodeKind::Directory,
         FileType::Symlink => NodeKind::Symlink,
         _ => NodeKind::Other,
     };
-    PathStat {
+    FileStat {
         kind,
         size_bytes: metadata.len(),
-        modified_ns: nanoseconds(metadata.modified()),
-        created_ns: metadata.created().and_then(nanoseconds),
-        accessed_ns: nanoseconds(metadata.accessed()),
+        modified_ns: time(metadata.modified()),
+        created_ns: metadata.created().and_then(time),
+        accessed_ns: time(metadata.accessed()),
         mode: Some(u32::from(metadata.mode())),
         owner: Some(metadata.uid().to_string()),
         group: Some(metadata.gid().to_string()),
@@ -191,8 +178,8 @@ fn stat(metadata: &Metadata) -> PathStat {
     }
 }
 
-fn nanoseconds(time: Timestamp) -> Option<i64> {
-    time.seconds().checked_mul(1_000_000_000)?.checked_add(i64::from(time.nanoseconds()))
+fn time(time: Timestamp) -> Option<i64> {
+    nanoseconds(time.seconds(), time.nanoseconds())
 }
 
 /// An error of the crate, by what can be done about it.

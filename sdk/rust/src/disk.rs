@@ -1,11 +1,14 @@
 //! One read-only disk, checked against its bounds by the host.
 
+mod runs;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::{Error, Result};
 
 pub use crate::bindings::tidemark::plugin::disk::{read_ahead, read_at, size};
+pub use runs::{Run, Runs};
 
 const PIECE: u64 = 64 << 10;
 /// Pieces that are kept: 4 MiB.

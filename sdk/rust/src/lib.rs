@@ -20,6 +20,7 @@ pub mod bindings;
 pub mod clock;
 pub mod disk;
 mod error;
+pub mod fields;
 pub mod http;
 pub mod log;
 
@@ -30,7 +31,7 @@ pub mod connector;
 #[cfg(feature = "guest-filesystem")]
 pub mod guest_filesystem;
 #[cfg(feature = "guest-filesystem")]
-pub mod paths;
+pub mod nodes;
 #[cfg(feature = "policy")]
 pub mod policy;
 #[cfg(feature = "storage-target")]

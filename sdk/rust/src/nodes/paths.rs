@@ -7,50 +7,23 @@ use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
+use super::{FileStat, MAX_ENTRIES, page_of, stat_of};
 use crate::guest_filesystem::{Entry, EntryPage, GuestVolume, NamedStream, NodeKind, Stat, VolumeInfo};
 use crate::{Error, Result};
 
 /// Listings that are kept.
 const KEPT: usize = 4;
-/// What one listing may have.
-const MAX_ENTRIES: usize = 1 << 20;
 /// Directories that may be looked into.
 const MAX_DIRECTORIES: usize = 1 << 20;
-/// The most that one page has.
-const MAX_PAGE: u32 = 10_000;
-
-/// What is known of a file, a directory or a link. Numbers of nodes are added elsewhere.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PathStat {
-    /// What it is.
-    pub kind: NodeKind,
-    /// Its size.
-    pub size_bytes: u64,
-    /// Nanoseconds since 1970.
-    pub modified_ns: Option<i64>,
-    /// Likewise.
-    pub created_ns: Option<i64>,
-    /// Likewise.
-    pub accessed_ns: Option<i64>,
-    /// Unix permission bits.
-    pub mode: Option<u32>,
-    /// The owner, as the file system names it.
-    pub owner: Option<String>,
-    /// The group.
-    pub group: Option<String>,
-    /// How many names it has; 0 where the reader cannot tell.
-    pub links: u32,
-}
-
 /// A reader that goes by paths: absolute, `/` between the parts, no `.` or `..`, the root is `/`. Links are never followed.
 #[allow(clippy::missing_errors_doc, reason = "the errors are the contract's, described in the WIT")]
 pub trait PathReader: 'static {
     /// What the volume is.
     fn info(&self) -> VolumeInfo;
     /// What is in a directory, always in the same order, without `.` and `..`.
-    fn list(&self, path: &[u8]) -> Result<Vec<(Vec<u8>, PathStat)>>;
+    fn list(&self, path: &[u8]) -> Result<Vec<(Vec<u8>, FileStat)>>;
     /// What the root is.
-    fn root(&self) -> Result<PathStat>;
+    fn root(&self) -> Result<FileStat>;
     /// Bytes of a file or of a named stream of it; fewer than asked for only at its end.
     fn read(&self, path: &[u8], stream: Option<&[u8]>, offset: u64, length: u32) -> Result<Vec<u8>>;
     /// Where a link leads.
@@ -75,7 +48,7 @@ pub struct ByPath<R> {
 /// A listing with the place of each name in it.
 #[derive(Debug)]
 struct Listing {
-    entries: Vec<(Vec<u8>, PathStat)>,
+    entries: Vec<(Vec<u8>, FileStat)>,
     places: HashMap<Vec<u8>, usize>,
 }
 
@@ -101,7 +74,7 @@ impl<R: PathReader> ByPath<R> {
     }
 
     /// The path of a node, and what is known of it.
-    fn found(&self, node: u64) -> Result<(Vec<u8>, PathStat)> {
+    fn found(&self, node: u64) -> Result<(Vec<u8>, FileStat)> {
         if node == ROOT {
             return Ok((b"/".to_vec(), self.reader.root()?));
         }
@@ -195,18 +168,13 @@ impl<R: PathReader> GuestVolume for ByPath<R> {
 
     fn list(&self, directory: u64, cursor: u64, limit: u32) -> Result<EntryPage> {
         let (number, listing) = self.directory(directory)?;
-        let start = usize::try_from(cursor).unwrap_or(usize::MAX).min(listing.entries.len());
-        let limit = usize::try_from(limit.min(MAX_PAGE)).unwrap_or(usize::MAX);
-        let page = listing.entries.iter().enumerate().skip(start).take(limit);
-        let entries: Vec<Entry> = page
-            .map(|(place, (name, stat))| Entry {
-                name: name.clone(),
-                stat: stat_of(node(number, place), stat),
-            })
-            .collect();
-        let end = start + entries.len();
-        let next = (end < listing.entries.len() && !entries.is_empty()).then_some(end as u64);
-        Ok(EntryPage { entries, next })
+        let (page, next) = page_of(listing.entries.len(), cursor, limit);
+        let entries = listing.entries.get(page.clone()).unwrap_or_default().iter().zip(page);
+        let entry = |((name, stat), place): (&(Vec<u8>, FileStat), usize)| Entry {
+            name: name.clone(),
+            stat: stat_of(node(number, place), stat),
+        };
+        Ok(EntryPage { entries: entries.map(entry).collect(), next })
     }
 
     fn stat(&self, node: u64) -> Result<Stat> {
@@ -254,22 +222,6 @@ fn joined(directory: &[u8], name: &[u8]) -> Vec<u8> {
     path
 }
 
-fn stat_of(node: u64, stat: &PathStat) -> Stat {
-    let PathStat { kind, size_bytes, modified_ns, created_ns, accessed_ns, mode, owner, group, links } = stat;
-    Stat {
-        node,
-        kind: *kind,
-        size_bytes: *size_bytes,
-        modified_ns: *modified_ns,
-        created_ns: *created_ns,
-        accessed_ns: *accessed_ns,
-        mode: *mode,
-        owner: owner.clone(),
-        group: group.clone(),
-        links: *links,
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test that cannot go on fails by panicking")]
 mod tests {
@@ -284,8 +236,8 @@ mod tests {
         listings: Cell<u32>,
     }
 
-    fn stat(kind: NodeKind) -> PathStat {
-        PathStat {
+    fn stat(kind: NodeKind) -> FileStat {
+        FileStat {
             kind,
             size_bytes: 4,
             modified_ns: None,
@@ -310,7 +262,7 @@ mod tests {
             }
         }
 
-        fn list(&self, path: &[u8]) -> Result<Vec<(Vec<u8>, PathStat)>> {
+        fn list(&self, path: &[u8]) -> Result<Vec<(Vec<u8>, FileStat)>> {
             self.listings.set(self.listings.get() + 1);
             match path {
                 b"/" => Ok(vec![(b"many".to_vec(), stat(NodeKind::Directory))]),
@@ -326,7 +278,7 @@ mod tests {
             }
         }
 
-        fn root(&self) -> Result<PathStat> {
+        fn root(&self) -> Result<FileStat> {
             Ok(stat(NodeKind::Directory))
         }
 
