@@ -48,11 +48,22 @@ pub struct Endured {
 type Patch = (usize, Vec<u8>);
 
 impl Damage {
-    /// Runs all rounds over an image, of which `tree` is what is in it.
+    /// Runs all rounds over an image, of which `tree` is what is in it, with damage anywhere.
     pub fn endure<V: GuestVolume>(
         &self,
         image: &Image,
         tree: &Tree,
+        open: impl Fn(CachedDisk) -> Result<V>,
+    ) -> Endured {
+        self.endure_at(image, tree, |_| true, open)
+    }
+
+    /// The same with damage to sectors of 512 bytes that are aimed at.
+    pub fn endure_at<V: GuestVolume>(
+        &self,
+        image: &Image,
+        tree: &Tree,
+        aim: impl Fn(usize) -> bool,
         open: impl Fn(CachedDisk) -> Result<V>,
     ) -> Endured {
         let whole = Arc::new(image.bytes(0, usize::try_from(image.size()).unwrap()));
@@ -60,7 +71,7 @@ impl Damage {
         let used: Vec<usize> = whole
             .chunks(SECTOR)
             .enumerate()
-            .filter(|(_, sector)| sector.iter().any(|byte| *byte != 0))
+            .filter(|(number, sector)| sector.iter().any(|byte| *byte != 0) && aim(*number))
             .map(|(number, _)| number * SECTOR)
             .collect();
         let random = Random(Cell::new(0x2545_f491_4f6c_dd1d));

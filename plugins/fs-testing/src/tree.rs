@@ -128,8 +128,9 @@ impl Wanted {
         }
         if self.times {
             for (name, seconds, part) in [
-                ("few", -86_400 * 400_i64, 123_456_700_u32),
-                ("small", 2_534_023_000, 5_000),
+                // ntfs-3g shows fractions before 1970 wrongly.
+                ("few", -86_400 * 400_i64, 0_u32),
+                ("small", 2_534_023_000, 123_456_700),
                 ("none", 4_000_000_000, 0),
             ] {
                 let whole = Duration::from_secs(seconds.unsigned_abs());
@@ -332,7 +333,7 @@ fn digest(volume: &impl GuestVolume, stat: &Stat) -> Result<u64> {
         digest.take(at, &bytes);
         at += u64::from(wanted);
         read += u64::from(wanted);
-        if read > MAX_DATA {
+        if read > MAX_DATA || wanted == 0 {
             return Err(Error::corrupt("more data than a test has"));
         }
     }

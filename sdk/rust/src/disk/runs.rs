@@ -93,6 +93,14 @@ impl Runs {
         Some(run.start.max(offset)).filter(|found| *found < size)
     }
 
+    /// How many bytes of a range of the file lie somewhere.
+    #[must_use]
+    pub fn allocated(&self, range: std::ops::Range<u64>) -> u64 {
+        let runs = self.0.get(self.first(range.start)..).unwrap_or_default();
+        let inside = runs.iter().take_while(|run| run.start < range.end).filter(|run| run.at.is_some());
+        inside.map(|run| (run.start + run.length).min(range.end) - run.start.max(range.start)).sum()
+    }
+
     /// The first run that ends after an offset.
     fn first(&self, offset: u64) -> usize {
         self.0.partition_point(|run| run.start + run.length <= offset)
@@ -147,6 +155,7 @@ mod tests {
         }
         let next = |offset| runs.next_data(offset, 60);
         assert_eq!([next(0), next(12), next(29), next(33), next(49)], [0, 20, 29, 40, 49].map(Some));
+        assert_eq!([runs.allocated(5..25), runs.allocated(30..40), runs.allocated(0..99)], [10, 0, 30]);
         assert_eq!((next(50), runs.next_data(45, 42), Runs::default().next_data(0, 9)), (None, None, None));
     }
 

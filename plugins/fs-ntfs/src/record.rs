@@ -1,0 +1,121 @@
+//! A record of the MFT.
+
+use tidemark_plugin::fields::{le16, le32, le64, slice};
+use tidemark_plugin::{Error, Result};
+
+use crate::attribute::Attribute;
+
+/// The last two bytes of every 512 are replaced by a number that changes with each write.
+const STRIDE: usize = 512;
+const IN_USE: u16 = 1;
+const DIRECTORY: u16 = 2;
+/// Ends the attributes of a record.
+const END: u32 = u32::MAX;
+
+/// Where a file's record is, as the file system refers to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Reference {
+    pub(crate) record: u64,
+    pub(crate) sequence: u16,
+}
+
+impl Reference {
+    /// From the eight bytes on disk.
+    pub(crate) fn from_disk(number: u64) -> Self {
+        let sequence = u16::try_from(number >> 48).unwrap_or(u16::MAX);
+        Self { record: number & 0xffff_ffff_ffff, sequence }
+    }
+
+    /// From a node's number: the record comes first, so that neighbours in the table are neighbours in order.
+    pub(crate) fn from_node(node: u64) -> Self {
+        Self { record: node >> 16, sequence: u16::try_from(node & 0xffff).unwrap_or(u16::MAX) }
+    }
+
+    /// The node's number.
+    pub(crate) fn node(self) -> u64 {
+        self.record << 16 | u64::from(self.sequence)
+    }
+}
+
+/// A record in use, with its update sequence undone.
+#[derive(Debug)]
+pub(crate) struct Record {
+    bytes: Vec<u8>,
+    first: usize,
+    end: usize,
+    pub(crate) sequence: u16,
+    pub(crate) is_directory: bool,
+    /// The record that this one continues; none for one that stands by itself.
+    pub(crate) base: Option<Reference>,
+}
+
+impl Record {
+    /// The record in these bytes.
+    pub(crate) fn parse(mut bytes: Vec<u8>, number: u64) -> Result<Self> {
+        let wrong = |why: &str| Error::corrupt(format!("record {number} of the MFT {why}"));
+        match slice(&bytes, 0, 4)? {
+            b"FILE" => {}
+            b"BAAD" => return Err(wrong("was found damaged by Windows")),
+            _ => return Err(wrong("is no record")),
+        }
+        undo_update_sequence(&mut bytes).map_err(|error| wrong(&format!("is torn: {}", error.message)))?;
+        let flags = le16(&bytes, 22)?;
+        if flags & IN_USE == 0 {
+            return Err(wrong("is not in use"));
+        }
+        let first = usize::from(le16(&bytes, 20)?);
+        let end = usize::try_from(le32(&bytes, 24)?).unwrap_or(usize::MAX);
+        if first < 42 || first > end || end > bytes.len() {
+            return Err(wrong("has impossible lengths"));
+        }
+        let sequence = le16(&bytes, 16)?;
+        let base = Some(le64(&bytes, 32)?).filter(|base| *base != 0).map(Reference::from_disk);
+        Ok(Self { first, end, sequence, is_directory: flags & DIRECTORY != 0, base, bytes })
+    }
+
+    /// Its attributes, in their order.
+    pub(crate) fn attributes(&self) -> impl Iterator<Item = Result<Attribute<'_>>> {
+        let mut at = Some(self.first);
+        std::iter::from_fn(move || {
+            let start = at?;
+            let next = self.attribute(start);
+            at = match &next {
+                Ok(Some((_, end))) => Some(*end),
+                _ => None,
+            };
+            next.map(|found| found.map(|(attribute, _)| attribute)).transpose()
+        })
+    }
+
+    fn attribute(&self, at: usize) -> Result<Option<(Attribute<'_>, usize)>> {
+        let used = self.bytes.get(..self.end).unwrap_or_default();
+        if le32(used, at)? == END {
+            return Ok(None);
+        }
+        let length = usize::try_from(le32(used, at.saturating_add(4))?).unwrap_or(usize::MAX);
+        if length < 24 || length % 8 != 0 {
+            return Err(Error::corrupt(format!("an attribute of {length} bytes in a record of the MFT")));
+        }
+        let attribute = Attribute::parse(slice(used, at, length)?)?;
+        Ok(Some((attribute, at + length)))
+    }
+}
+
+/// Checks the update sequence of a record or an index block, and puts back what it replaced.
+pub(crate) fn undo_update_sequence(bytes: &mut [u8]) -> Result<()> {
+    let at = usize::from(le16(bytes, 4)?);
+    let count = usize::from(le16(bytes, 6)?);
+    if count != bytes.len() / STRIDE + 1 || at % 2 != 0 || at + 2 * count > STRIDE - 2 {
+        return Err(Error::corrupt("its update sequence is impossible"));
+    }
+    let sequence: Vec<u8> = slice(bytes, at, 2 * count)?.to_vec();
+    let (expected, originals) = sequence.split_at(2);
+    for (number, (block, original)) in bytes.chunks_mut(STRIDE).zip(originals.chunks(2)).enumerate() {
+        let end = block.get_mut(STRIDE - 2..).ok_or_else(|| Error::corrupt("it ends early"))?;
+        if end != expected {
+            return Err(Error::corrupt(format!("sector {number} of it was not written with the others")));
+        }
+        end.copy_from_slice(original);
+    }
+    Ok(())
+}
