@@ -102,7 +102,7 @@ fn expected(folder: &Path) -> Result<Expected> {
     Ok(found)
 }
 
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     text.bytes().fold(String::new(), |out, byte| match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'/' => {
             out + &char::from(byte).to_string()
@@ -111,7 +111,7 @@ fn escape(text: &str) -> String {
     })
 }
 
-fn get(rest: &Rest, mount: &str, route: &str, path: &str) -> Result<Value> {
+pub(crate) fn get(rest: &Rest, mount: &str, route: &str, path: &str) -> Result<Value> {
     rest.get(&format!("/api/v1/restore/{mount}/{route}?path={}", escape(path)))?.expect(200)
 }
 
@@ -121,7 +121,7 @@ fn download(rest: &Rest, mount: &str, path: &str) -> Result<Vec<u8>> {
     Ok(content)
 }
 
-fn word(value: &Value) -> String {
+pub(crate) fn word(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 

@@ -21,6 +21,7 @@ mod disks;
 mod events;
 mod export;
 mod faults;
+mod file_systems;
 mod files;
 mod fleet;
 mod flows;

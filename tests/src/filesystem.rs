@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -144,7 +144,7 @@ pub fn read_ntfs(image: &Path, name: &str) -> Result<String> {
 /// Where the files fail or the content does not fit.
 pub fn make_disk(path: &Path, size: u64, kind: u8, content: &Path) -> Result<RawDisk> {
     let disk = RawDisk::create(path, size)?;
-    disk.write(0, &partition_table(size, kind)?)?;
+    disk.write(0, &master_boot_record(&[(kind, PARTITION_START, size - PARTITION_START)])?)?;
     copy_sparse(content, path, PARTITION_START)?;
     RawDisk::open(path)
 }
@@ -164,20 +164,39 @@ pub fn extract_partition(disk: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A master boot record with one partition from [`PARTITION_START`] to the end of the disk.
-fn partition_table(size: u64, kind: u8) -> Result<[u8; 512]> {
+/// Makes an empty disk with up to four partitions, each by its MBR type and its size; answers where they begin.
+///
+/// # Errors
+/// Where the file fails or they do not fit a master boot record.
+pub fn make_partitioned(path: &Path, partitions: &[(u8, u64)]) -> Result<Vec<u64>> {
+    let mut starts = Vec::new();
+    let mut end = PARTITION_START;
+    for (_, size) in partitions {
+        starts.push(end);
+        end += size.next_multiple_of(PARTITION_START);
+    }
+    let disk = RawDisk::create(path, end)?;
+    let entries: Vec<_> =
+        partitions.iter().zip(&starts).map(|((kind, size), start)| (*kind, *start, *size)).collect();
+    disk.write(0, &master_boot_record(&entries)?)?;
+    Ok(starts)
+}
+
+/// A master boot record with partitions by type, start and size.
+fn master_boot_record(partitions: &[(u8, u64, u64)]) -> Result<[u8; 512]> {
+    ensure!(partitions.len() <= 4, "{} partitions in a master boot record", partitions.len());
     let mut sector = [0; 512];
-    let start = u32::try_from(PARTITION_START / SECTOR)?;
-    let sectors =
-        u32::try_from((size - PARTITION_START) / SECTOR).context("too large for a master boot record")?;
     sector[440..444].copy_from_slice(b"TIDE");
-    let entry = &mut sector[446..462];
-    // Cylinders and heads end at their maximum: "use the sector numbers instead".
-    entry[1..4].copy_from_slice(&[0xfe, 0xff, 0xff]);
-    entry[4] = kind;
-    entry[5..8].copy_from_slice(&[0xfe, 0xff, 0xff]);
-    entry[8..12].copy_from_slice(&start.to_le_bytes());
-    entry[12..16].copy_from_slice(&sectors.to_le_bytes());
+    for (entry, (kind, start, size)) in sector[446..510].chunks_mut(16).zip(partitions) {
+        let sectors =
+            |bytes: u64| u32::try_from(bytes / SECTOR).context("too large for a master boot record");
+        // Cylinders and heads end at their maximum: "use the sector numbers instead".
+        entry[1..4].copy_from_slice(&[0xfe, 0xff, 0xff]);
+        entry[4] = *kind;
+        entry[5..8].copy_from_slice(&[0xfe, 0xff, 0xff]);
+        entry[8..12].copy_from_slice(&sectors(*start)?.to_le_bytes());
+        entry[12..16].copy_from_slice(&sectors(*size)?.to_le_bytes());
+    }
     sector[510..].copy_from_slice(&[0x55, 0xaa]);
     Ok(sector)
 }

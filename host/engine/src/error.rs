@@ -84,7 +84,8 @@ impl Error {
         Self { field: Some(field.into()), ..Self::invalid(message) }
     }
 
-    pub(crate) fn internal(message: impl Into<String>) -> Self {
+    /// Something that cannot be, which is our own mistake.
+    pub fn internal(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Internal, message)
     }
 

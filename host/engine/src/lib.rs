@@ -58,7 +58,9 @@ pub use flows::{
     VerifyRule,
 };
 pub use merge::{MergeChainOptions, MergeChainReport, merge_chain};
-pub use mounts::{ArchiveFormat, Download, FileEntry, FileStream, Found, Listing, MountView, PartitionView};
+pub use mounts::{
+    ArchiveFormat, Download, FileEntry, FileStream, FoundStream, Listing, MountView, PartitionView,
+};
 pub use plugins::{NewPlugin, PluginOptions, Trust, TrustError};
 pub use policies::{PolicyPut, PutPolicy};
 pub use requests::{

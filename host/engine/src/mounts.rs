@@ -12,14 +12,14 @@ mod archive;
 mod disk;
 mod download;
 mod path;
+mod search;
 mod volume;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use globset::{GlobBuilder, GlobMatcher};
 use serde_json::json;
 use tidemark_model::{BackupId, ByteLen, UtcMillis};
 use tidemark_plugins::{DirectoryEntry, NodeKind, NodeStat, PluginKind, ReadOnlyDisk};
@@ -31,6 +31,7 @@ use crate::store::ObjectStore;
 
 pub use archive::ArchiveFormat;
 pub use download::{Download, FileStream};
+pub use search::FoundStream;
 
 use disk::ChainDisk;
 use path::{below, normal, parts, shown};
@@ -40,8 +41,9 @@ use volume::{Node, Volume};
 const LOOK: Duration = Duration::from_secs(5);
 /// Mounts of a host at once: each holds memory and open files.
 const MAX_MOUNTS: usize = 32;
-/// What a search finds at most.
-const MAX_FOUND: usize = 10_000;
+/// Above this, the readers of a mount that nobody waits for end: with one more at its own limit and the blocks of the disks,
+/// a mount stays below 256 MiB.
+const MAX_READERS_MEMORY: u64 = 128 << 20;
 /// What is asked of a reader at once.
 const PIECE: u32 = 1 << 20;
 /// Folders below folders that a search or an archive goes into.
@@ -49,7 +51,11 @@ pub(super) const MAX_DEPTH: usize = 256;
 
 /// The mounts of a host.
 #[derive(Default)]
-pub(crate) struct Mounts(Mutex<HashMap<String, Arc<Mount>>>);
+pub(crate) struct Mounts {
+    open: Mutex<HashMap<String, Arc<Mount>>>,
+    /// Disks that some mount has, so that all mounts of a backup share what was read.
+    disks: Mutex<HashMap<(BackupId, u32), Weak<ChainDisk>>>,
+}
 
 /// A disk of a backup whose files can be read.
 pub(crate) struct Mount {
@@ -60,6 +66,7 @@ pub(crate) struct Mount {
     opened_at: UtcMillis,
     used_at: Mutex<UtcMillis>,
     volumes: Vec<Volume>,
+    disks: Vec<Arc<ChainDisk>>,
 }
 
 /// A mount as it is shown.
@@ -79,6 +86,8 @@ pub struct MountView {
     pub used_at: UtcMillis,
     /// When it ends unless it is asked for something.
     pub ends_at: UtcMillis,
+    /// The memory that blocks and readers take now.
+    pub memory: ByteLen,
     /// The disk's partitions.
     pub partitions: Vec<PartitionView>,
 }
@@ -126,18 +135,20 @@ pub struct Listing {
     pub files: Vec<FileEntry>,
 }
 
-/// What a search found.
-#[derive(Debug, Clone)]
-pub struct Found {
-    /// The files, folders and links.
-    pub files: Vec<FileEntry>,
-    /// There is more than is shown.
-    pub truncated: bool,
-}
-
 impl Mounts {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Mount>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The disk of a backup where a mount has it already.
+    fn disk(&self, backup: BackupId, disk: u32) -> Option<Arc<ChainDisk>> {
+        self.disks.lock().unwrap_or_else(PoisonError::into_inner).get(&(backup, disk))?.upgrade()
+    }
+
+    fn keep(&self, backup: BackupId, disk: u32, opened: &Arc<ChainDisk>) {
+        let mut disks = self.disks.lock().unwrap_or_else(PoisonError::into_inner);
+        disks.retain(|_, known| known.strong_count() > 0);
+        disks.insert((backup, disk), Arc::downgrade(opened));
     }
 
     fn get(&self, id: &str) -> Result<Arc<Mount>> {
@@ -168,6 +179,15 @@ impl Mount {
         volume.exactly(shared, node, at, length).await.map(Bytes::from)
     }
 
+    fn memory(&self) -> ByteLen {
+        let blocks = self.disks.iter().map(|disk| disk.memory().0);
+        ByteLen(blocks.sum::<u64>() + self.readers_memory())
+    }
+
+    fn readers_memory(&self) -> u64 {
+        self.volumes.iter().map(|volume| volume.memory().0).sum()
+    }
+
     fn used_at(&self) -> UtcMillis {
         *self.used_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -183,6 +203,7 @@ impl Mount {
             opened_at: self.opened_at,
             used_at,
             ends_at: used_at.plus_millis(idle),
+            memory: self.memory(),
             partitions: self.volumes.iter().map(partition).collect(),
         }
     }
@@ -195,6 +216,9 @@ impl Mount {
         };
         let found = self.volumes.iter().find(|volume| volume.segment == *first);
         let found = found.ok_or_else(|| not_found(path, &format!("there is no partition '{first}'")))?;
+        if self.readers_memory() > MAX_READERS_MEMORY {
+            self.volumes.iter().filter(|volume| !std::ptr::eq(*volume, found)).for_each(Volume::rest);
+        }
         Ok((found, rest.to_vec()))
     }
 }
@@ -242,8 +266,15 @@ impl Engine {
             if disk.disk_index == disk_index {
                 asked = u32::try_from(place).ok();
             }
-            let chain = chain::open_disk(shared, &mut store, backup_id, disk.disk_index).await?;
-            disks.push(Arc::new(ChainDisk::new(chain)));
+            let opened = match shared.mounts.disk(backup_id, disk.disk_index) {
+                Some(opened) => opened,
+                None => {
+                    let chain = chain::open_disk(shared, &mut store, backup_id, disk.disk_index).await?;
+                    Arc::new(ChainDisk::new(chain, newest.disks.len()))
+                }
+            };
+            shared.mounts.keep(backup_id, disk.disk_index, &opened);
+            disks.push(opened);
         }
         let asked = asked.ok_or_else(|| Error::internal("a disk that was found is gone"))?;
         let volumes = volumes(shared, &disks, asked).await?;
@@ -256,6 +287,7 @@ impl Engine {
             opened_at: now,
             used_at: Mutex::new(now),
             volumes,
+            disks,
         });
         let detail = json!({ "mount_id": mount.id, "disk_index": disk_index });
         shared.audit(actor, "restore.mount", &backup_id.to_string(), detail).await;
@@ -344,64 +376,6 @@ impl Engine {
         let path = normal(path);
         let name = path.rsplit('/').next().unwrap_or_default().to_owned();
         Ok(FileEntry { name, path, stat: Some(stat), target, streams })
-    }
-
-    /// Everything below a folder whose name fits a pattern (`*.docx`, `report-??.pdf`), whatever the case of its letters.
-    ///
-    /// # Errors
-    /// As [`Engine::files`]; invalid for a pattern that is none.
-    pub async fn search(&self, id: &str, path: &str, pattern: &str) -> Result<Found> {
-        let mount = self.mounted(id).await?;
-        let glob = GlobBuilder::new(pattern).case_insensitive(true).literal_separator(true).build();
-        let glob = glob.map_err(|error| Error::invalid_field("name", error.to_string()))?.compile_matcher();
-        let mut found = Found { files: Vec::new(), truncated: false };
-        if parts(path).is_some_and(|parts| parts.is_empty()) {
-            for volume in mount.volumes.iter().filter(|volume| volume.info.is_some()) {
-                self.search_volume(volume, &below("", &volume.segment), &[], &glob, &mut found).await?;
-            }
-        } else {
-            let (volume, rest) = mount.volume(path)?;
-            self.search_volume(volume, &normal(path), &rest, &glob, &mut found).await?;
-        }
-        Ok(found)
-    }
-
-    async fn search_volume(
-        &self,
-        volume: &Volume,
-        path: &str,
-        rest: &[&str],
-        glob: &GlobMatcher,
-        found: &mut Found,
-    ) -> Result<()> {
-        let mut held = volume.hold(&self.shared).await?;
-        let root = held.find(rest).await.map_err(|error| error.context(format!("'{path}'")))?;
-        let session = held.node(&root);
-        drop(held);
-        let mut waiting = vec![(path.to_owned(), root.node, 0)];
-        while let Some((path, node, depth)) = waiting.pop() {
-            let mut cursor = Some(0);
-            while let Some(at) = cursor {
-                // Held for a page at a time, so that a long search keeps nobody out.
-                let (entries, next) = volume.hold_for(&self.shared, session).await?.page(node, at).await?;
-                for entry in entries {
-                    let (node, kind) = (entry.stat.node, entry.stat.kind);
-                    let entry = file(&path, entry);
-                    if kind == NodeKind::Directory && depth < MAX_DEPTH {
-                        waiting.push((entry.path.clone(), node, depth + 1));
-                    }
-                    if glob.is_match(&entry.name) {
-                        if found.files.len() >= MAX_FOUND {
-                            found.truncated = true;
-                            return Ok(());
-                        }
-                        found.files.push(entry);
-                    }
-                }
-                cursor = next;
-            }
-        }
-        Ok(())
     }
 }
 

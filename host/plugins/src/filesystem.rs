@@ -1,6 +1,7 @@
 //! A file-system reader, typed. Guest file systems are untrusted input, and so is the reader that parsed them: what
 //! it returns is bounded, its cursors have to advance, and it never gives more bytes than were asked for.
 
+use tidemark_model::ByteLen;
 use wasmtime::component::ResourceAny;
 
 use crate::bindings::filesystem as wit;
@@ -123,6 +124,12 @@ impl GuestFilesystem {
         let said = call_guest!(guest, "describe", tidemark_plugin_filesystem.call_describe());
         guest.check_description(said, contract)?;
         Ok(filesystem)
+    }
+
+    /// The memory that the sandbox has taken so far.
+    #[must_use]
+    pub fn memory(&self) -> ByteLen {
+        ByteLen(self.guest.store.data().memory_bytes as u64)
     }
 
     /// What a disk looks like; none where this reader does not know it.

@@ -153,7 +153,16 @@ impl Client {
 
     /// `GET` of bytes, for as long as they keep coming.
     pub(crate) fn download(&self, path: &str) -> Result<Download> {
-        let request = self.request(Method::GET, path).body(())?;
+        self.receive(path, "*/*")
+    }
+
+    /// The same for documents of which there is one a line.
+    pub(crate) fn lines(&self, path: &str) -> Result<Download> {
+        self.receive(path, "application/x-ndjson")
+    }
+
+    fn receive(&self, path: &str, accepted: &str) -> Result<Download> {
+        let request = self.request(Method::GET, path).header("accept", accepted).body(())?;
         let request = self.agent.configure_request(request);
         let request = request.timeout_global(None).timeout_recv_response(Some(CALL_LIMIT)).build();
         let mut answer = self.agent.run(request).with_context(|| self.silence())?;

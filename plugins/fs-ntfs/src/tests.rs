@@ -169,7 +169,7 @@ fn a_volume_in_use_says_so() {
 
 #[test]
 fn damage_is_an_error_and_never_a_crash() {
-    let wanted = Wanted { many: 150, large: 20_000, sparse: 1 << 20, ..SMALL };
+    let wanted = Wanted { many: 50, large: 20_000, sparse: 1 << 20, ..SMALL };
     let (image, tree) = volume(8 << 20, "-c 1024", "", |folder| wanted.fill(folder));
     let damage = Damage { rounds: 9000, names_checked: false, contents_checked: false, may_panic: false };
     // Records and index blocks have a word at their beginning, and are 1 and 4 KiB.

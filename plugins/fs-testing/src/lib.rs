@@ -20,4 +20,4 @@ mod tree;
 
 pub use damage::{Damage, Endured};
 pub use image::{Image, Mounted};
-pub use tree::{Checks, Content, Item, Tree, Wanted};
+pub use tree::{Checks, Content, Digest, Item, Tree, Wanted};

@@ -36,7 +36,7 @@ pub struct Wanted {
     pub sparse: u64,
     /// Files in one folder.
     pub many: usize,
-    /// Bytes of the large file.
+    /// Bytes of the large file; those of the others go with them, within bounds.
     pub large: usize,
 }
 
@@ -95,7 +95,8 @@ impl Wanted {
         std::fs::write(deep.join("deep"), b"down here").unwrap();
         std::fs::write(folder.join("none"), b"").unwrap();
         std::fs::write(folder.join("few"), b"x").unwrap();
-        for (name, length) in [("block", BLOCK), ("small", 700), ("odd", 300_001), ("large", self.large)] {
+        let odd = (self.large / 3).clamp(5001, 300_001);
+        for (name, length) in [("block", BLOCK), ("small", 700), ("odd", odd), ("large", self.large)] {
             std::fs::write(folder.join(name), noise(length, length as u64)).unwrap();
         }
         for name in ["grüße", "ελληνικά", "日本語", "emoji 🦀", "with  spaces", "UPPER and lower", "x.tar.gz"]
@@ -141,13 +142,14 @@ impl Wanted {
         }
     }
 
-    /// Two files that grow by turns, and every other of the small ones between them removed.
+    /// Two files that grow by turns.
     fn fragments(&self, folder: &Path) {
         let open = |name: &str| File::create(folder.join(name)).unwrap();
         let (one, two) = (open("fragments one"), open("fragments two"));
+        let length = (self.large / 100).clamp(600, 6000);
         for piece in 0..40_u64 {
             for (file, seed) in [(&one, 1), (&two, 2)] {
-                file.write_all_at(&noise(6000, piece * 2 + seed), piece * 6000).unwrap();
+                file.write_all_at(&noise(length, piece * 2 + seed), piece * length as u64).unwrap();
                 file.sync_data().unwrap();
             }
         }
@@ -291,12 +293,23 @@ fn noise(length: usize, seed: u64) -> Vec<u8> {
 }
 
 /// Takes in blocks that are not all zeros, with their places, so that a hole and written zeros are the same.
-struct Digest(DefaultHasher);
+#[derive(Debug, Clone, Default)]
+pub struct Digest(DefaultHasher);
 
 impl Digest {
-    fn take(&mut self, offset: u64, bytes: &[u8]) {
+    /// Everything but the last piece has to be taken in multiples of this.
+    pub const BLOCK: usize = BLOCK;
+
+    /// The digest of all that was taken.
+    #[must_use]
+    pub fn finish(&self) -> u64 {
+        self.0.finish()
+    }
+
+    /// Takes in what lies at an offset, which is a multiple of a block.
+    pub fn take(&mut self, offset: u64, bytes: &[u8]) {
         for (block, at) in bytes.chunks(BLOCK).zip((offset..).step_by(BLOCK)) {
-            if block.iter().any(|byte| *byte != 0) {
+            if block != &[0; BLOCK][..block.len()] {
                 self.0.write_u64(at);
                 self.0.write(block);
             }
@@ -307,7 +320,7 @@ impl Digest {
 fn digest_of(path: &Path) -> u64 {
     let file = File::open(path).unwrap();
     let size = file.metadata().unwrap().len();
-    let mut digest = Digest(DefaultHasher::new());
+    let mut digest = Digest::default();
     let mut at = 0;
     let mut piece = vec![0; PIECE as usize];
     while at < size {
@@ -316,11 +329,11 @@ fn digest_of(path: &Path) -> u64 {
         digest.take(at, &piece[..length]);
         at += length as u64;
     }
-    digest.0.finish()
+    digest.finish()
 }
 
 fn digest(volume: &impl GuestVolume, stat: &Stat) -> Result<u64> {
-    let mut digest = Digest(DefaultHasher::new());
+    let mut digest = Digest::default();
     let (mut at, mut read) = (0, 0);
     while let Some(data) = volume.next_data(stat.node, at)? {
         // Whole blocks, whatever the reader's own are.
@@ -337,5 +350,5 @@ fn digest(volume: &impl GuestVolume, stat: &Stat) -> Result<u64> {
             return Err(Error::corrupt("more data than a test has"));
         }
     }
-    Ok(digest.0.finish())
+    Ok(digest.finish())
 }

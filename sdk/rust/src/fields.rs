@@ -6,6 +6,7 @@ use crate::{Error, Result};
 ///
 /// # Errors
 /// Corrupt where the structure ends before.
+#[inline]
 pub fn slice(bytes: &[u8], at: usize, length: usize) -> Result<&[u8]> {
     let found = at.checked_add(length).and_then(|end| bytes.get(at..end));
     found.ok_or_else(|| {
@@ -17,6 +18,7 @@ pub fn slice(bytes: &[u8], at: usize, length: usize) -> Result<&[u8]> {
 ///
 /// # Errors
 /// As [`slice`].
+#[inline]
 pub fn byte(bytes: &[u8], at: usize) -> Result<u8> {
     array::<1>(bytes, at).map(|[byte]| byte)
 }
@@ -25,6 +27,7 @@ pub fn byte(bytes: &[u8], at: usize) -> Result<u8> {
 ///
 /// # Errors
 /// As [`slice`].
+#[inline]
 pub fn array<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N]> {
     slice(bytes, at, N)?.try_into().map_err(|_| Error::corrupt("a structure is too short"))
 }
@@ -35,6 +38,7 @@ macro_rules! number {
         ///
         /// # Errors
         /// As [`slice`].
+        #[inline]
         pub fn $name(bytes: &[u8], at: usize) -> Result<$type> {
             array(bytes, at).map(<$type>::$from)
         }

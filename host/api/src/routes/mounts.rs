@@ -3,12 +3,14 @@
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
+use futures_util::StreamExt as _;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tidemark_engine::ArchiveFormat;
+use tidemark_engine::{ArchiveFormat, Error};
 use tidemark_model::BackupId;
 
 use super::created;
@@ -21,6 +23,10 @@ use crate::state::AppState;
 use crate::wire::{FileEntry, FileList, FoundFiles, MountBackup, MountEntry, MountList};
 
 const ZIP: &str = "application/zip";
+/// One JSON document a line.
+const LINES: &str = "application/x-ndjson";
+/// What one document has of a search; as lines it has no bound.
+const MAX_FOUND: usize = 10_000;
 /// Paths in one archive.
 const MAX_PATHS: usize = 1000;
 
@@ -56,9 +62,12 @@ pub(super) fn add(routes: Routes) -> Routes {
         )
         .get(
             "/api/v1/restore/{mount}/search",
-            operator("searchFiles", "Files by their name, below a folder")
-                .query::<SearchQuery>()
-                .answers::<FoundFiles>(200),
+            operator(
+                "searchFiles",
+                "Files by their name, below a folder; one a line where `application/x-ndjson` is accepted",
+            )
+            .query::<SearchQuery>()
+            .answers::<FoundFiles>(200),
             search,
         )
         .get(
@@ -173,8 +182,29 @@ async fn search(
     State(state): State<AppState>,
     Path(id): Path<String>,
     Query(SearchQuery { path, name }): Query<SearchQuery>,
-) -> Answer<Json<FoundFiles>> {
-    Ok(Json(FoundFiles::from(state.engine.search(&id, &path, &name).await?)))
+    headers: HeaderMap,
+) -> Answer<Response> {
+    let mut found = state.engine.search(&id, &path, &name).await?;
+    let accepted = headers.get(header::ACCEPT).and_then(|accepted| accepted.to_str().ok());
+    if accepted.is_some_and(|accepted| accepted.contains(LINES)) {
+        let lines = found.map(|entry| entry.and_then(|entry| line(FileEntry::from(entry)))).boxed();
+        return sending::answer(&state, vec![(header::CONTENT_TYPE, LINES.to_owned())], None, lines);
+    }
+    let mut files = Vec::new();
+    while let Some(entry) = found.next().await {
+        if files.len() >= MAX_FOUND {
+            return Ok(Json(FoundFiles { files, truncated: true }).into_response());
+        }
+        files.push(FileEntry::from(entry?));
+    }
+    Ok(Json(FoundFiles { files, truncated: false }).into_response())
+}
+
+/// A line of JSON.
+fn line(entry: FileEntry) -> Result<Bytes, Error> {
+    let mut line = serde_json::to_vec(&entry).map_err(|error| Error::internal(error.to_string()))?;
+    line.push(b'\n');
+    Ok(line.into())
 }
 
 async fn download(

@@ -2,7 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tidemark_engine::{FileEntry as File, Found, Listing, MountView, NodeKind, PartitionView};
+use tidemark_engine::{FileEntry as File, Listing, MountView, NodeKind, PartitionView};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -38,6 +38,8 @@ pub struct MountEntry {
     pub created_at: String,
     /// When it ends unless it is asked for something before.
     pub expires_at: String,
+    /// The memory that it takes now: blocks of the disks, and the readers' sandboxes.
+    pub memory_bytes: u64,
     /// What is on the disk.
     pub partitions: Vec<PartitionEntry>,
     /// Members of the request that are not known; not of the list.
@@ -136,8 +138,17 @@ pub struct FoundFiles {
 
 impl From<MountView> for MountEntry {
     fn from(view: MountView) -> Self {
-        let MountView { id, backup_id, disk_index, vm_name, opened_at, used_at: _, ends_at, partitions } =
-            view;
+        let MountView {
+            id,
+            backup_id,
+            disk_index,
+            vm_name,
+            opened_at,
+            used_at: _,
+            ends_at,
+            memory,
+            partitions,
+        } = view;
         Self {
             mount_id: id,
             backup_id: backup_id.to_string(),
@@ -145,6 +156,7 @@ impl From<MountView> for MountEntry {
             vm_name,
             created_at: rfc3339(opened_at),
             expires_at: rfc3339(ends_at),
+            memory_bytes: memory.0,
             partitions: partitions.into_iter().map(PartitionEntry::from).collect(),
             warnings: Vec::new(),
         }
@@ -162,12 +174,6 @@ impl From<PartitionView> for PartitionEntry {
 impl From<Listing> for FileList {
     fn from(Listing { path, files }: Listing) -> Self {
         Self { path, files: files.into_iter().map(FileEntry::from).collect() }
-    }
-}
-
-impl From<Found> for FoundFiles {
-    fn from(Found { files, truncated }: Found) -> Self {
-        Self { files: files.into_iter().map(FileEntry::from).collect(), truncated }
     }
 }
 

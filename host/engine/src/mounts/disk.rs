@@ -17,7 +17,7 @@ use tidemark_qcow2::Chain;
 const BLOCK: u64 = 64 << 10;
 /// Blocks that are fetched at once where the last fetch ended here.
 const AHEAD: u64 = 16;
-/// What the blocks of one disk take at most.
+/// What the blocks of all disks of a backup take at most.
 const CACHE_BYTES: u64 = 64 << 20;
 
 /// A disk of a backup through its chain.
@@ -38,14 +38,21 @@ impl Weighter<u64, Bytes> for ByLength {
 }
 
 impl ChainDisk {
-    pub(super) fn new(chain: Chain) -> Self {
-        let entries = usize::try_from(CACHE_BYTES / BLOCK).unwrap_or(usize::MAX);
-        let blocks = Cache::with_weighter(entries, CACHE_BYTES, ByLength);
+    /// A disk that shares the memory for blocks with the other disks of its backup.
+    pub(super) fn new(chain: Chain, disks: usize) -> Self {
+        let bytes = CACHE_BYTES / (disks.max(1) as u64);
+        let entries = usize::try_from(bytes / BLOCK).unwrap_or(usize::MAX);
+        let blocks = Cache::with_weighter(entries, bytes, ByLength);
         Self { chain: Arc::new(chain), blocks, fetched: AtomicU64::new(u64::MAX) }
     }
 
     pub(super) fn size(&self) -> ByteLen {
         self.chain.virtual_size()
+    }
+
+    /// The memory that its blocks take.
+    pub(super) fn memory(&self) -> ByteLen {
+        ByteLen(self.blocks.weight())
     }
 
     /// The bytes of a range that lies inside the disk.

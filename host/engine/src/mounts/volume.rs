@@ -40,6 +40,8 @@ struct Reader {
     plugin: String,
     disk: Arc<dyn ReadOnlyDisk>,
     open: Mutex<Option<Open>>,
+    /// What its sandbox has taken; 0 where it has none.
+    memory: AtomicU64,
 }
 
 /// A node of one session of a reader. In another session the same number may mean something else.
@@ -61,6 +63,14 @@ pub(super) struct Open {
 /// A volume whose reader answers nobody else meanwhile.
 pub(super) struct Held<'a> {
     guard: MutexGuard<'a, Option<Open>>,
+    memory: &'a AtomicU64,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        let taken = self.guard.as_ref().map_or(0, |open| open.filesystem.memory().0);
+        self.memory.store(taken, Ordering::Relaxed);
+    }
 }
 
 impl Volume {
@@ -75,7 +85,8 @@ impl Volume {
                 Ok(None) => {}
                 Ok(Some((open, info))) => {
                     volume.info = Some(info);
-                    volume.reader = Some(Reader { plugin, disk, open: Mutex::new(Some(open)) });
+                    let memory = AtomicU64::new(open.filesystem.memory().0);
+                    volume.reader = Some(Reader { plugin, disk, open: Mutex::new(Some(open)), memory });
                     break;
                 }
                 // Another reader may still know it.
@@ -132,7 +143,22 @@ impl Volume {
             })?;
             *guard = Some(open);
         }
-        Ok(Held { guard })
+        Ok(Held { guard, memory: &reader.memory })
+    }
+
+    /// The memory that the reader's sandbox takes.
+    pub(super) fn memory(&self) -> ByteLen {
+        ByteLen(self.reader.as_ref().map_or(0, |reader| reader.memory.load(Ordering::Relaxed)))
+    }
+
+    /// Ends the reader's session where nobody waits for it; the next question begins another.
+    pub(super) fn rest(&self) {
+        if let Some(reader) = &self.reader
+            && let Ok(mut open) = reader.open.try_lock()
+        {
+            *open = None;
+            reader.memory.store(0, Ordering::Relaxed);
+        }
     }
 
     /// The same, for a node that was found before; an error where the session that found it has ended.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
@@ -43,11 +44,7 @@ pub(super) fn run(verb: FilesVerb, client: &Client, output: &Output) -> Result<E
                 escape(&path),
                 escape(&name)
             );
-            output.document(client.get(&place)?, |found: FoundFiles| {
-                let more =
-                    if found.truncated { "\nthere are more: narrow the search with --path" } else { "" };
-                format!("{}{more}", table(found.files, |file| file.path.clone()))
-            })?;
+            return search(client, output, &place);
         }
         FilesVerb::Get { mount, path, to, format } => return get(client, output, &mount, &path, to, format),
         FilesVerb::Diff { from, to, disk, path } => {
@@ -93,7 +90,7 @@ fn partitions(mount: &MountEntry) -> String {
 }
 
 fn mounts(list: MountList) -> String {
-    let mut table = Table::new(&["MOUNT", "VM", "DISK", "BACKUP", "PARTITIONS", "ENDS"]);
+    let mut table = Table::new(&["MOUNT", "VM", "DISK", "BACKUP", "PARTITIONS", "MEMORY", "ENDS"]);
     for mount in list.mounts {
         let count = mount.partitions.len().to_string();
         let ends = moment(&mount.expires_at);
@@ -103,6 +100,7 @@ fn mounts(list: MountList) -> String {
             mount.disk_index.to_string(),
             mount.backup_id,
             count,
+            size(mount.memory_bytes),
             ends,
         ]);
     }
@@ -118,6 +116,26 @@ fn table(files: Vec<FileEntry>, name: impl Fn(&FileEntry) -> String) -> String {
         table.row([file.kind, or_dash(file.mode), bytes, modified, name]);
     }
     table.render("nothing")
+}
+
+/// For people line by line while the search goes on, as a document where that is wanted.
+fn search(client: &Client, output: &Output, place: &str) -> Result<Ended> {
+    if output.is_json() {
+        output.document(client.get(place)?, |_: FoundFiles| String::new())?;
+        return Ok(Ended::Done);
+    }
+    let mut count = 0_u64;
+    for line in BufReader::new(client.lines(place)?.body).lines() {
+        let line = line.with_context(|| format!("the server broke off after {count} were found"))?;
+        let file: FileEntry =
+            serde_json::from_str(&line).context("the server's answer is not as expected")?;
+        let bytes = if file.kind == "file" { size(file.size) } else { "-".to_owned() };
+        let modified = or_dash(file.modified_time.as_deref().map(moment));
+        output.done(&format!("{:<9} {bytes:>10}  {modified:<20} {}", file.kind, file.path))?;
+        count += 1;
+    }
+    output.note(&format!("{count} found"));
+    Ok(Ended::Done)
 }
 
 fn get(

@@ -124,7 +124,9 @@ mod tests {
 
     fn disk() -> CachedDisk {
         CachedDisk::over(256, |offset, length| {
-            (offset..offset + u64::from(length)).map(|at| u8::try_from(at).map_err(|_| Error::corrupt("beyond"))).collect()
+            (offset..offset + u64::from(length))
+                .map(|at| u8::try_from(at).map_err(|_| Error::corrupt("beyond")))
+                .collect()
         })
     }
 

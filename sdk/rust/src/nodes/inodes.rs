@@ -47,13 +47,15 @@ pub trait InodeReader: 'static {
 pub struct ByInode<R> {
     reader: R,
     kept: RefCell<VecDeque<(u64, Rc<Vec<Named>>)>>,
+    /// What was looked at last, as it is likely to be read piece by piece.
+    last: RefCell<Option<(u64, FileStat)>>,
 }
 
 impl<R: InodeReader> ByInode<R> {
     /// The volume.
     #[must_use]
     pub fn new(reader: R) -> Self {
-        Self { reader, kept: RefCell::new(VecDeque::new()) }
+        Self { reader, kept: RefCell::new(VecDeque::new()), last: RefCell::new(None) }
     }
 
     fn listing(&self, directory: u64) -> Result<Rc<Vec<Named>>> {
@@ -87,8 +89,17 @@ impl<R: InodeReader> ByInode<R> {
     }
 
     fn expect(&self, inode: u64, kind: NodeKind, word: &str) -> Result<FileStat> {
-        let stat = self.reader.stat(inode)?;
-        if stat.kind == kind { Ok(stat) } else { Err(Error::config(format!("node {inode} is no {word}"))) }
+        let known =
+            self.last.borrow().as_ref().filter(|(known, _)| *known == inode).map(|(_, stat)| stat.clone());
+        let stat = match known {
+            Some(stat) => stat,
+            None => self.reader.stat(inode)?,
+        };
+        if stat.kind != kind {
+            return Err(Error::config(format!("node {inode} is no {word}")));
+        }
+        *self.last.borrow_mut() = Some((inode, stat.clone()));
+        Ok(stat)
     }
 
     /// What is in a listing: damage costs the damaged and nothing else of its directory.
