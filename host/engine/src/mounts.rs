@@ -386,8 +386,9 @@ async fn volumes(shared: &Shared, disks: &[Arc<ChainDisk>], asked: u32) -> Resul
         let session: Vec<Arc<dyn ReadOnlyDisk>> =
             disks.iter().map(|disk| Arc::clone(disk) as Arc<dyn ReadOnlyDisk>).collect();
         let mut reader = shared.open_volume_reader(&plugin, session).await?;
+        // What cannot be read lies nowhere: it is shown with each disk, with what its reader says of it.
         let on_disk = |volume: &tidemark_plugins::FoundVolume| {
-            volume.extents.iter().any(|extent| extent.disk_index == asked)
+            volume.extents.is_empty() || volume.extents.iter().any(|extent| extent.disk_index == asked)
         };
         for volume in reader.scan().await?.into_iter().filter(on_disk) {
             found.push(Volume::open(shared, volume, disks).await?);

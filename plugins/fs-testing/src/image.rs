@@ -129,7 +129,7 @@ fn tool(program: &str) -> Command {
     command
 }
 
-fn as_root(program: &str) -> Command {
+pub(crate) fn as_root(program: &str) -> Command {
     // A process owns its own entry there.
     let own = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").unwrap());
     if own == 0 {
@@ -140,7 +140,7 @@ fn as_root(program: &str) -> Command {
     command
 }
 
-fn succeed(command: &mut Command) -> String {
+pub(crate) fn succeed(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let complained = String::from_utf8_lossy(&output.stderr);

@@ -16,8 +16,10 @@
 
 mod damage;
 mod image;
+mod loops;
 mod tree;
 
 pub use damage::{Damage, Endured};
 pub use image::{Image, Mounted};
+pub use loops::{Looped, run_as_root};
 pub use tree::{Checks, Content, Digest, Item, Tree, Wanted};

@@ -1,18 +1,21 @@
-//! What a partition looks like, from the signatures that file systems and others leave. It is a word for people, and tells a
+//! What a volume looks like, from the signatures that file systems and others leave. It is a word for people, and tells a
 //! whole disk without a table from one that has none yet; whether a file system can be read is for its reader to say.
 
 use tidemark_plugin::Result;
 
 use crate::bytes::{Bytes, says, u16_at};
 
-/// Enough of a partition's beginning for every signature but those of ISO 9660 and btrfs.
+/// Enough of a volume's beginning for every signature but those of ISO 9660 and btrfs.
 const HEAD: u32 = 8 << 10;
 const BTRFS_AT: u64 = 64 << 10;
 const ISO_AT: u64 = 32 << 10;
 const SECTOR: u32 = 2048;
 
+/// What a member of an LVM2 volume group looks like.
+pub(crate) const PHYSICAL_VOLUME: &str = "LVM2 physical volume";
+
 /// A signature by its place in the head.
-const SIGNATURES: [(usize, &[u8], &str); 15] = [
+const SIGNATURES: [(usize, &[u8], &str); 17] = [
     (3, b"-FVE-FS-", "BitLocker"),
     (3, b"NTFS    ", "ntfs"),
     (3, b"EXFAT   ", "exfat"),
@@ -20,8 +23,10 @@ const SIGNATURES: [(usize, &[u8], &str); 15] = [
     (0, b"XFSB", "xfs"),
     (0, b"LUKS\xba\xbe", "LUKS"),
     (1080, b"\x53\xef", "ext"),
-    (512, b"LABELONE", "LVM2 physical volume"),
-    (0, b"LABELONE", "LVM2 physical volume"),
+    (512, b"LABELONE", PHYSICAL_VOLUME),
+    (0, b"LABELONE", PHYSICAL_VOLUME),
+    (1024, b"LABELONE", PHYSICAL_VOLUME),
+    (1536, b"LABELONE", PHYSICAL_VOLUME),
     (4086, b"SWAPSPACE2", "swap"),
     (4086, b"SWAP-SPACE", "swap"),
     (3072, b"PRIVHEAD", "Windows dynamic disk"),
@@ -30,10 +35,10 @@ const SIGNATURES: [(usize, &[u8], &str); 15] = [
     (0, b"hsqs", "squashfs"),
 ];
 
-/// What lies in a range of a disk; none where nothing is known of it.
-pub(crate) fn of(disk: &impl Bytes, offset: u64, length: u64) -> Result<Option<&'static str>> {
-    let head_bytes = u32::try_from(length.min(u64::from(HEAD))).unwrap_or(HEAD);
-    let Some(head) = disk.read_inside(offset, head_bytes)? else { return Ok(None) };
+/// What lies in a volume; none where nothing is known of it.
+pub(crate) fn of(volume: &impl Bytes) -> Result<Option<&'static str>> {
+    let head_bytes = u32::try_from(volume.size()).unwrap_or(HEAD).min(HEAD);
+    let Some(head) = volume.read_inside(0, head_bytes)? else { return Ok(None) };
     if let Some((_, _, name)) = SIGNATURES.iter().find(|(at, word, _)| says(&head, *at, word)) {
         return Ok(Some(name));
     }
@@ -43,8 +48,7 @@ pub(crate) fn of(disk: &impl Bytes, offset: u64, length: u64) -> Result<Option<&
     for (at, place, word, name) in
         [(BTRFS_AT, 64, &b"_BHRfS_M"[..], "btrfs"), (ISO_AT, 1, b"CD001", "iso9660")]
     {
-        let inside = at + u64::from(SECTOR) <= length;
-        let sector = if inside { disk.read_inside(offset + at, SECTOR)? } else { None };
+        let sector = volume.read_inside(at, SECTOR)?;
         if sector.is_some_and(|sector| says(&sector, place, word)) {
             return Ok(Some(name));
         }
@@ -78,7 +82,7 @@ mod tests {
     }
 
     fn seen(disk: &Vec<u8>) -> Option<&'static str> {
-        of(disk, 0, disk.len() as u64).unwrap()
+        of(disk).unwrap()
     }
 
     #[test]

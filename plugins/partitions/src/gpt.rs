@@ -4,6 +4,7 @@
 use tidemark_plugin::Result;
 
 use crate::bytes::{Bytes, says, u16_at, u32_at, u64_at};
+use crate::checksum;
 use crate::table::{Partition, Table};
 
 const SIGNATURE: &[u8] = b"EFI PART";
@@ -62,7 +63,7 @@ fn header(disk: &impl Bytes, place: u64, sector: u32) -> Result<Option<Header>> 
         checksum.fill(0);
     }
     let (count, size) = (u32_at(header, 80), u32_at(header, 84));
-    let sane = crc32(&unsigned) == u32_at(header, 16)
+    let sane = checksum::iso(&unsigned) == u32_at(header, 16)
         && u64_at(header, 24) == place
         && count <= MAX_ENTRIES
         && (128..=MAX_ENTRY).contains(&size);
@@ -72,7 +73,7 @@ fn header(disk: &impl Bytes, place: u64, sector: u32) -> Result<Option<Header>> 
     let Some(entries) = disk.read_inside(start, (count * size).min(1 << 20))? else {
         return Ok(Some(Header::Damaged));
     };
-    if crc32(&entries) != u32_at(header, 88) {
+    if checksum::iso(&entries) != u32_at(header, 88) {
         return Ok(Some(Header::Damaged));
     }
     Ok(Some(Header::Good { entries, size: usize::try_from(size).unwrap_or(usize::MAX) }))
@@ -118,17 +119,6 @@ fn purpose(kind: &[u8]) -> Option<&'static str> {
     PURPOSES.iter().find(|(guid, _)| *guid == hex).map(|(_, purpose)| *purpose)
 }
 
-/// CRC-32 (ISO 3309), as the specification wants it.
-fn crc32(bytes: &[u8]) -> u32 {
-    let step =
-        |crc: u32, byte: &u8| {
-            (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
-                if crc & 1 == 1 { (crc >> 1) ^ 0xedb8_8320 } else { crc >> 1 }
-            })
-        };
-    !bytes.iter().fold(!0, step)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,8 +148,8 @@ mod tests {
         header.extend((array as u64).to_le_bytes());
         header.extend(u32::try_from(entries.len() / 128).unwrap().to_le_bytes());
         header.extend(128_u32.to_le_bytes());
-        header.extend(crc32(entries).to_le_bytes());
-        let checksum = crc32(&header);
+        header.extend(checksum::iso(entries).to_le_bytes());
+        let checksum = checksum::iso(&header);
         header[16..20].copy_from_slice(&checksum.to_le_bytes());
         disk[place * SECTOR..place * SECTOR + header.len()].copy_from_slice(&header);
     }
@@ -215,7 +205,29 @@ mod tests {
     }
 
     #[test]
-    fn the_checksum_is_the_specifications() {
-        assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
+    fn a_disk_of_4096_byte_sectors_is_read_as_one_of_512() {
+        let small = disk();
+        // The same entries and header, eight times as far away.
+        let mut large = vec![0; 4096 * COUNT];
+        let header = |place: usize, array: usize| {
+            let mut header = small[SECTOR..SECTOR + 92].to_vec();
+            header[16..20].fill(0);
+            header[24..32].copy_from_slice(&(place as u64).to_le_bytes());
+            header[72..80].copy_from_slice(&(array as u64).to_le_bytes());
+            let checksum = checksum::iso(&header);
+            header[16..20].copy_from_slice(&checksum.to_le_bytes());
+            header
+        };
+        for (place, array) in [(1, 2), (COUNT - 1, COUNT - 5)] {
+            large[place * 4096..place * 4096 + 92].copy_from_slice(&header(place, array));
+            large[array * 4096..array * 4096 + 512].copy_from_slice(&small[2 * SECTOR..2 * SECTOR + 512]);
+        }
+        for damaged in [false, true] {
+            large[4096 + 20] ^= u8::from(damaged);
+            let table = read(&large).unwrap().unwrap();
+            let found = table.partitions.iter().map(|found| (found.offset / 4096, found.length / 4096));
+            assert_eq!(found.collect::<Vec<_>>(), [(64, 100), (200, 100)]);
+            assert_eq!(table.complaints.len(), 1 + usize::from(damaged));
+        }
     }
 }

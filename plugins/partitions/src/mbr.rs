@@ -77,6 +77,16 @@ pub(crate) fn read(disk: &impl Bytes) -> Result<Option<Table>> {
     Ok(Some(table))
 }
 
+/// Whether the entries of a first sector can be meant, and are not code: LVM2 asks for this before it takes a disk with a label
+/// of its own for a partitioned one.
+pub(crate) fn is_meant(disk: &impl Bytes) -> Result<bool> {
+    let sector = disk.read_inside(0, SECTOR_BYTES)?.filter(|sector| is_signed(sector));
+    Ok(sector.is_some_and(|sector| {
+        let flag = |place: usize| sector.get(ENTRIES + place * ENTRY).copied().unwrap_or(0);
+        (0..4).all(|place| matches!(flag(place), 0 | 0x80))
+    }))
+}
+
 /// Follows the chain of logical partitions. Places are counted from the extended partition, and from each sector's own.
 fn logical(disk: &impl Bytes, extended: u64, table: &mut Table) -> Result<()> {
     let (mut at, mut number, mut seen) = (extended, FIRST_LOGICAL, BTreeSet::new());

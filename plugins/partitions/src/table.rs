@@ -27,12 +27,18 @@ pub(crate) struct Table {
 
 impl Table {
     /// GPT comes first, as its disks have an MBR too, which only protects it; then a file system that begins the disk, as
-    /// its boot sector carries an MBR's signature.
+    /// its boot sector carries an MBR's signature. A label of LVM2 counts only without partitions, as for LVM2 itself: it
+    /// lies behind the first sector, and tools that write a table there leave it.
     pub(crate) fn read(disk: &impl Bytes) -> Result<Self> {
         let mut table = match gpt::read(disk)? {
             Some(table) => table,
-            None if content::of(disk, 0, disk.size())?.is_some() => Self::default(),
-            None => mbr::read(disk)?.unwrap_or_default(),
+            None => match content::of(disk)? {
+                None => mbr::read(disk)?.unwrap_or_default(),
+                Some(content::PHYSICAL_VOLUME) if mbr::is_meant(disk)? => {
+                    mbr::read(disk)?.unwrap_or_default()
+                }
+                Some(_) => Self::default(),
+            },
         };
         if table.partitions.is_empty() && disk.size() > 0 {
             table.partitions.push(Partition {
@@ -66,4 +72,29 @@ impl Table {
 /// Whether a sector ends as boot sectors and partition tables do.
 pub(crate) fn is_signed(sector: &[u8]) -> bool {
     says(sector, 510, &[0x55, 0xaa])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn count(disk: &Vec<u8>) -> usize {
+        Table::read(disk).unwrap().partitions.iter().filter(|found| found.number.is_some()).count()
+    }
+
+    #[test]
+    fn a_table_hides_an_older_label_of_lvm2_and_a_file_system_a_table() {
+        let mut disk = vec![0; 1 << 20];
+        disk[446..462].copy_from_slice(&[0x80, 0, 0, 0, 0x83, 0, 0, 0, 8, 0, 0, 0, 16, 0, 0, 0]);
+        disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+        assert_eq!(count(&disk), 1);
+        disk[512..520].copy_from_slice(b"LABELONE");
+        assert_eq!(count(&disk), 1);
+        // Code where the table would be.
+        disk[478] = 0x33;
+        assert_eq!(count(&disk), 0);
+        disk[478] = 0;
+        disk[3..11].copy_from_slice(b"NTFS    ");
+        assert_eq!(count(&disk), 0);
+    }
 }

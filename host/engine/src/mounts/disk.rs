@@ -112,18 +112,27 @@ impl ReadOnlyDisk for ChainDisk {
 pub(super) struct VolumeDisk {
     disks: Vec<Arc<ChainDisk>>,
     extents: Vec<MappedExtent>,
+    /// Where each extent ends in the volume: there may be a million of them.
+    ends: Vec<u64>,
     size: ByteLen,
 }
 
 impl VolumeDisk {
     pub(super) fn new(disks: Vec<Arc<ChainDisk>>, extents: Vec<MappedExtent>, size: ByteLen) -> Self {
-        Self { disks, extents, size }
+        let ends = extents.iter().scan(0, |end: &mut u64, extent| {
+            *end = end.saturating_add(extent.length.0);
+            Some(*end)
+        });
+        let ends = ends.collect();
+        Self { disks, extents, ends, size }
     }
 
     async fn read(&self, mut offset: u64, length: u32) -> io::Result<Vec<u8>> {
         let mut left = u64::from(length);
         let mut bytes = Vec::new();
-        for MappedExtent { disk_index, offset: start, length } in &self.extents {
+        let first = self.ends.partition_point(|end| *end <= offset);
+        offset -= first.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
+        for MappedExtent { disk_index, offset: start, length } in self.extents.iter().skip(first) {
             if offset >= length.0 {
                 offset -= length.0;
                 continue;

@@ -80,7 +80,12 @@ impl Volume {
         let disk: Arc<dyn ReadOnlyDisk> =
             Arc::new(VolumeDisk::new(disks.to_vec(), found.extents.clone(), size));
         let mut volume = Self { found, segment: String::new(), info: None, problem: None, reader: None };
-        for plugin in shared.active_readers(PluginKind::GuestFilesystem).await? {
+        // Nothing of it is known but why.
+        let readers = match volume.found.extents.is_empty() {
+            true => Vec::new(),
+            false => shared.active_readers(PluginKind::GuestFilesystem).await?,
+        };
+        for plugin in readers {
             match known(shared, &plugin, &disk).await {
                 Ok(None) => {}
                 Ok(Some((open, info))) => {
@@ -100,16 +105,15 @@ impl Volume {
         Ok(volume)
     }
 
-    /// `Partition 1 - Recovery (1.5 GB)`, as vSphere and Windows count.
+    /// `Partition 1 - Recovery (1.5 GB)`, as vSphere and Windows count; without a size where it is not known.
     fn name(&self) -> String {
         let label = self.label();
         let label = if label.is_empty() { String::new() } else { format!(" - {label}") };
-        format!(
-            "{}{} ({})",
-            path::segment(&self.found.name),
-            path::segment(&label),
-            gigabytes(self.found.size)
-        )
+        let size = match self.found.size {
+            ByteLen(0) => String::new(),
+            size => format!(" ({})", gigabytes(size)),
+        };
+        format!("{}{}{size}", path::segment(&self.found.name), path::segment(&label))
     }
 
     /// The file system's own label, else the table's.
