@@ -1,53 +1,68 @@
-//! The reader `fs-ext`: ext2, ext3 and ext4, over the crate `ext4-view`. What a journal holds is read as if it had been
-//! replayed; nothing is written.
+//! The reader `fs-ext`: ext2, ext3 and ext4. What a journal holds is read as if it had been replayed; nothing is written.
+//!
+//! ```text
+//! disk ─▶ superblock, features ─▶ journal: header, log, transactions ─▶ overlay: the disk after the replay
+//!                                                                          │
+//!          lib: stat, list, read ◀─ directory, inline, map: extents or pointers ◀─ filesystem: groups, inode
+//! ```
 
+mod checksum;
+mod directory;
+mod features;
+mod filesystem;
+mod inline;
+mod inode;
+mod journal;
+mod map;
 mod superblock;
 #[cfg(test)]
 mod tests;
 
 use std::cell::RefCell;
+use std::rc::Rc;
 
-use ext4_view::{Ext4, Ext4Error, Ext4Read, File, FileType, Metadata, Timestamp};
 use tidemark_plugin::disk::CachedDisk;
-use tidemark_plugin::guest_filesystem::{GuestFilesystem, NodeKind, Volume, VolumeInfo};
-use tidemark_plugin::nodes::{ByPath, FileStat, PathReader, nanoseconds};
-use tidemark_plugin::{Description, Error, Result, description, info};
+use tidemark_plugin::fields::index;
+use tidemark_plugin::guest_filesystem::{GuestFilesystem, Volume, VolumeInfo};
+use tidemark_plugin::nodes::{ByInode, FileStat, InodeReader};
+use tidemark_plugin::{Description, Error, Result, description};
 
+use crate::filesystem::FileSystem;
+use crate::inode::Inode;
+use crate::map::Window;
 use crate::superblock::Superblock;
+
+const ROOT: u32 = 2;
 
 /// The reader.
 #[derive(Debug)]
 pub struct Ext;
 
 impl GuestFilesystem for Ext {
-    type Volume = ByPath<Opened>;
+    type Volume = ByInode<Opened>;
 
     fn describe() -> Description {
         description("fs-ext", env!("CARGO_PKG_VERSION"))
     }
 
     fn probe(disk_index: u32) -> Result<Option<String>> {
-        let found = Superblock::read(&CachedDisk::open(disk_index)?)?;
-        Ok(found.map(|superblock| superblock.name().to_owned()))
+        let found = Superblock::probe(&CachedDisk::open(disk_index)?)?;
+        Ok(found.map(|superblock| superblock.features.name().to_owned()))
     }
 
     fn open(disk_index: u32) -> Result<Volume> {
-        Ok(Volume::new(ByPath::new(Opened::new(CachedDisk::open(disk_index)?)?)))
+        Ok(Volume::new(ByInode::new(Opened::new(CachedDisk::open(disk_index)?)?)))
     }
 }
 
 /// An open file system.
+#[derive(Debug)]
 pub struct Opened {
-    ext4: Ext4,
-    superblock: Superblock,
-    /// The file that was read last, where the next piece of it is asked for.
-    file: RefCell<Option<(Vec<u8>, File)>>,
-}
-
-impl std::fmt::Debug for Opened {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Opened({:?})", self.superblock)
-    }
+    system: FileSystem,
+    warnings: Vec<String>,
+    replayed: bool,
+    /// The part of a file's map that was used last.
+    window: RefCell<Option<(u32, Rc<Window>)>>,
 }
 
 impl Opened {
@@ -57,143 +72,164 @@ impl Opened {
     /// Unsupported for features that are not read; corrupt for damage.
     pub fn new(disk: CachedDisk) -> Result<Self> {
         let superblock = Superblock::read(&disk)?;
-        let superblock =
-            superblock.ok_or_else(|| Error::corrupt("this is no ext2, ext3 or ext4 file system"))?;
-        let ext4 = Ext4::load(Box::new(Device(disk))).map_err(|error| told(&error))?;
-        Ok(Self { ext4, superblock, file: RefCell::new(None) })
+        let mut warnings = Vec::new();
+        let mut warn = |words: &str| warnings.push(words.to_owned());
+        let (in_use, within) = (superblock.features.needs_recovery(), superblock.journal != 0);
+        if superblock.errors() {
+            warn(
+                "the guest found errors in the file system, and it was not repaired since: run e2fsck in the guest",
+            );
+        }
+        if superblock.total_bytes() > disk.size() {
+            warn(
+                "the file system is larger than its volume: what lies beyond the volume's end cannot be read",
+            );
+        }
+        if !superblock.features.has_journal() && !superblock.clean() {
+            warn(
+                "the file system was in use when it was backed up, and has no journal: \
+                 what was changed last may be missing or damaged",
+            );
+        }
+        if in_use && !within {
+            warn(
+                "the file system was in use when it was backed up, and its journal lies on another disk, which is not read: \
+                 what was changed last may be missing or damaged",
+            );
+        }
+        if !in_use || !within {
+            let system = FileSystem::new(disk, superblock);
+            return Ok(Self { system, warnings, replayed: false, window: RefCell::default() });
+        }
+        let found = journal::replay(disk, superblock)?;
+        warn(if found.replayed {
+            "the file system was in use when it was backed up: its journal was replayed for reading"
+        } else {
+            "the file system was in use when it was backed up; its journal has nothing that is not in its place"
+        });
+        if found.fast_commits {
+            warn(
+                "the journal ends with fast commits, which are not read: what was changed last may be missing",
+            );
+        }
+        // The superblock is a block like others.
+        let superblock = Superblock::read(&found.disk)?;
+        let system = FileSystem::new(found.disk, superblock);
+        Ok(Self { system, warnings, replayed: found.replayed, window: RefCell::default() })
+    }
+
+    /// What a node's number stands for: those that the file system keeps for itself are nobody's.
+    fn inode(&self, node: u64) -> Result<Inode> {
+        let number = u32::try_from(node).unwrap_or(0);
+        if number != ROOT && number < self.system.superblock.first_inode {
+            return Err(Error::not_found(format!("there is no inode {node}")));
+        }
+        let inode = self.system.inode(number)?;
+        if inode.holds_attribute() {
+            return Err(Error::corrupt(format!(
+                "inode {number} is the value of an attribute, but has a name"
+            )));
+        }
+        Ok(inode)
+    }
+
+    fn window(&self, inode: &Inode, byte: u64) -> Result<Rc<Window>> {
+        let mut kept = self.window.borrow_mut();
+        if let Some((_, window)) =
+            kept.as_ref().filter(|(known, kept)| *known == inode.number && kept.has(byte))
+        {
+            return Ok(Rc::clone(window));
+        }
+        let window = Rc::new(Window::read(&self.system, inode, byte)?);
+        *kept = Some((inode.number, Rc::clone(&window)));
+        Ok(window)
+    }
+
+    /// What a file or a link holds, from an offset on, of which it has at least `length` bytes.
+    fn content(&self, inode: &Inode, offset: u64, length: u32) -> Result<Vec<u8>> {
+        inode.readable()?;
+        let length = u64::from(length);
+        if inode.inline() {
+            let end = index(offset.saturating_add(length))?;
+            let held = inline::read(inode)?;
+            let part = held.get(index(offset)?..end).map(<[u8]>::to_vec);
+            return part.ok_or_else(|| Error::corrupt("a file ends early"));
+        }
+        let mut bytes = vec![0; index(length)?];
+        let (mut rest, mut at) = (bytes.as_mut_slice(), offset);
+        while !rest.is_empty() {
+            let window = self.window(inode, at)?;
+            let count = usize::try_from(window.to.saturating_sub(at)).unwrap_or(usize::MAX).min(rest.len());
+            let (part, after) = rest.split_at_mut_checked(count).unwrap_or_default();
+            window.runs.read(&self.system.disk, at, part)?;
+            (rest, at) = (after, at.saturating_add(count as u64));
+        }
+        Ok(bytes)
     }
 }
 
-struct Device(CachedDisk);
-
-impl Ext4Read for Device {
-    fn read(
-        &mut self,
-        start: u64,
-        into: &mut [u8],
-    ) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync + 'static>> {
-        self.0.read(start, into).map_err(|error| error.message.into())
-    }
-}
-
-impl PathReader for Opened {
+impl InodeReader for Opened {
     fn info(&self) -> VolumeInfo {
-        let Superblock { label, uuid, total_bytes, needs_recovery, .. } = &self.superblock;
-        let warning =
-            "the file system was in use when it was backed up: its journal was replayed for reading";
+        let superblock = &self.system.superblock;
         VolumeInfo {
-            filesystem: self.superblock.name().to_owned(),
-            label: label.clone(),
-            uuid: uuid.clone(),
-            total_bytes: *total_bytes,
-            warnings: if *needs_recovery { vec![warning.to_owned()] } else { Vec::new() },
-            journal_replayed: *needs_recovery,
+            filesystem: superblock.features.name().to_owned(),
+            label: superblock.label.clone(),
+            uuid: superblock.uuid_text(),
+            total_bytes: superblock.total_bytes(),
+            warnings: self.warnings.clone(),
+            journal_replayed: self.replayed,
         }
     }
 
-    fn root(&self) -> Result<FileStat> {
-        self.ext4.metadata("/").map(|metadata| stat(&metadata)).map_err(|error| told(&error))
+    fn root(&self) -> u64 {
+        u64::from(ROOT)
     }
 
-    fn list(&self, path: &[u8]) -> Result<Vec<(Vec<u8>, FileStat)>> {
-        let mut found = Vec::new();
-        for entry in self.ext4.read_dir(path).map_err(|error| told(&error))? {
-            let entry = entry.map_err(|error| told(&error))?;
-            let name = entry.file_name();
-            let name = AsRef::<[u8]>::as_ref(&name).to_vec();
-            if matches!(name.as_slice(), b"." | b"..") {
-                continue;
-            }
-            let stat = match entry.metadata() {
-                Ok(metadata) => stat(&metadata),
-                // It costs itself and nothing else of its folder. The crate refuses times before 1970 and after
-                // 2038-01-19 as damage, too.
-                Err(error @ Ext4Error::Corrupt(_)) => {
-                    info!("{}: {error}", String::from_utf8_lossy(&name));
-                    FileStat::UNREADABLE
-                }
-                Err(error) => return Err(told(&error)),
-            };
-            found.push((name, stat));
-        }
-        Ok(found)
+    fn stat(&self, inode: u64) -> Result<FileStat> {
+        self.inode(inode)?.stat()
     }
 
-    fn read(&self, path: &[u8], stream: Option<&[u8]>, offset: u64, length: u32) -> Result<Vec<u8>> {
+    fn list(&self, directory: u64) -> Result<directory::Names> {
+        directory::read(&self.system, &self.inode(directory)?)
+    }
+
+    fn read(&self, inode: u64, stream: Option<&[u8]>, offset: u64, length: u32) -> Result<Vec<u8>> {
         if stream.is_some() {
             return Err(Error::not_found("files of ext file systems have no named streams"));
         }
-        let mut kept = self.file.borrow_mut();
-        let again = kept.take().filter(|(known, file)| known == path && file.position() <= offset);
-        let mut file = match again {
-            Some((_, file)) => file,
-            None => self.ext4.open(path).map_err(|error| told(&error))?,
+        self.content(&self.inode(inode)?, offset, length)
+    }
+
+    fn readlink(&self, inode: u64) -> Result<Vec<u8>> {
+        let inode = self.inode(inode)?;
+        inode.readable()?;
+        let size = u32::try_from(inode.size).unwrap_or(u32::MAX);
+        let target = if inode.fast_link() {
+            inode.map()?.get(..index(inode.size)?).map(<[u8]>::to_vec)
+        } else if inode.size <= self.system.superblock.block_bytes {
+            Some(self.content(&inode, 0, size)?)
+        } else {
+            None
         };
-        let size = file.metadata().len();
-        let wanted = size.saturating_sub(offset).min(u64::from(length));
-        let mut bytes = vec![0; usize::try_from(wanted).unwrap_or(0)];
-        if file.position() != offset && !bytes.is_empty() {
-            file.seek_to(offset).map_err(|error| told(&error))?;
+        let target = target.filter(|target| !target.is_empty() && !target.contains(&0));
+        target.ok_or_else(|| Error::corrupt(format!("the link {} of {size} bytes is damaged", inode.number)))
+    }
+
+    fn next_data(&self, inode: u64, offset: u64, size: u64) -> Result<Option<u64>> {
+        let inode = self.inode(inode)?;
+        inode.readable()?;
+        if inode.inline() {
+            return Ok(Some(offset).filter(|offset| *offset < size));
         }
-        let mut filled = 0;
-        while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-            match file.read_bytes(rest).map_err(|error| told(&error))? {
-                0 => {
-                    return Err(Error::corrupt(format!(
-                        "a file of {size} bytes ends after {}",
-                        file.position()
-                    )));
-                }
-                read => filled += read,
+        let mut at = offset;
+        while at < size {
+            let window = self.window(&inode, at)?;
+            if let Some(found) = window.runs.next_data(at, size) {
+                return Ok(Some(found));
             }
+            at = window.to;
         }
-        *kept = Some((path.to_vec(), file));
-        Ok(bytes)
-    }
-
-    fn readlink(&self, path: &[u8]) -> Result<Vec<u8>> {
-        let target = self.ext4.read_link(path).map_err(|error| told(&error))?;
-        Ok(AsRef::<[u8]>::as_ref(&target).to_vec())
-    }
-}
-
-fn stat(metadata: &Metadata) -> FileStat {
-    let kind = match metadata.file_type() {
-        FileType::Regular => NodeKind::File,
-        FileType::Directory => NodeKind::Directory,
-        FileType::Symlink => NodeKind::Symlink,
-        _ => NodeKind::Other,
-    };
-    FileStat {
-        kind,
-        size_bytes: metadata.len(),
-        modified_ns: time(metadata.modified()),
-        created_ns: metadata.created().and_then(time),
-        accessed_ns: time(metadata.accessed()),
-        mode: Some(u32::from(metadata.mode())),
-        owner: Some(metadata.uid().to_string()),
-        group: Some(metadata.gid().to_string()),
-        // The crate does not say.
-        links: 0,
-    }
-}
-
-fn time(time: Timestamp) -> Option<i64> {
-    nanoseconds(time.seconds(), time.nanoseconds())
-}
-
-/// An error of the crate, by what can be done about it.
-fn told(error: &Ext4Error) -> Error {
-    let words = error.to_string();
-    match error {
-        Ext4Error::NotFound => Error::not_found(words),
-        Ext4Error::Encrypted => {
-            Error::unsupported("the file or its folder is encrypted (fscrypt): only the guest has the key")
-        }
-        Ext4Error::Incompatible(_) => Error::unsupported(format!("the file system cannot be read: {words}")),
-        Ext4Error::Io(_) => Error::unavailable(words),
-        Ext4Error::Corrupt(_) => Error::corrupt(format!("the file system is damaged: {words}")),
-        _ => Error::config(words),
+        Ok(None)
     }
 }
 
