@@ -90,7 +90,7 @@ impl CachedDisk {
 
     fn piece(&self, number: u64) -> Result<Arc<[u8]>> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(at) = kept.iter().position(|(known, _)| *known == number)
+        if let Some(at) = kept.iter().rposition(|(known, _)| *known == number)
             && let Some(found) = kept.remove(at)
         {
             let piece = Arc::clone(&found.1);
