@@ -121,6 +121,12 @@ bench: ## Time the engine beside the tools people use (BENCH="--rounds 9 --only 
 	@$(MAKE) --no-print-directory host
 	@$(TARGET)/release/tidemark-bench $(BENCH)
 
+.PHONY: bench-files
+bench-files: ## Time files out of backups beside the kernel and ntfs-3g, as root (BENCH="--rounds 3 --depth 10")
+	@scripts/setup bench
+	@$(MAKE) --no-print-directory build
+	@$(TARGET)/release/tidemark-bench files $(BENCH)
+
 .PHONY: bench-record
 bench-record: ## The same, and put the figures into docs/performance.md
 	@$(MAKE) --no-print-directory bench BENCH="$(BENCH) --write docs/performance.md"

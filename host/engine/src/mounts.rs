@@ -20,9 +20,13 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::{self, BoxStream};
 use serde_json::json;
 use tidemark_model::{BackupId, ByteLen, UtcMillis};
 use tidemark_plugins::{DirectoryEntry, NodeKind, NodeStat, PluginKind, ReadOnlyDisk};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use crate::chain;
 use crate::engine::{Engine, Shared};
@@ -399,6 +403,22 @@ async fn volumes(shared: &Shared, disks: &[Arc<ChainDisk>], asked: u32) -> Resul
         return Err(Error::new(ErrorKind::Invalid, message));
     }
     Ok(found)
+}
+
+/// What a task sends, as a stream. A task that broke down must not look like one that has sent everything.
+fn received<T: Send + 'static>(
+    receiver: mpsc::Receiver<Result<T>>,
+    task: JoinHandle<()>,
+) -> BoxStream<'static, Result<T>> {
+    stream::unfold((receiver, Some(task)), |(mut receiver, task)| async move {
+        if let Some(next) = receiver.recv().await {
+            return Some((next, (receiver, task)));
+        }
+        let broken = task?.await.err()?;
+        let error = Error::internal(format!("the task that reads broke down: {broken}"));
+        Some((Err(error), (receiver, None)))
+    })
+    .boxed()
 }
 
 fn root_of(volume: &Volume) -> FileEntry {

@@ -8,6 +8,7 @@
 mod chain;
 mod contender;
 mod data;
+mod files;
 mod measure;
 mod ours;
 mod peers;
@@ -43,6 +44,8 @@ struct Cli {
 enum Hidden {
     #[command(flatten)]
     Ours(ours::Operation),
+    /// Times files out of backups
+    Files(files::FilesArgs),
     /// Makes a disk to be moved
     #[command(hide = true)]
     MakeDisk(data::DiskArgs),
@@ -80,6 +83,7 @@ fn main() -> Result<()> {
     let cli = Cli::parse();
     match cli.command {
         Some(Hidden::Ours(operation)) => ours::run(operation),
+        Some(Hidden::Files(args)) => files::run(&args),
         Some(Hidden::MakeDisk(args)) => data::make(args),
         Some(Hidden::ChangeDisk(args)) => data::change(args),
         None => {

@@ -7,8 +7,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use futures_util::StreamExt as _;
-use futures_util::stream;
 use tidemark_plugins::{NodeKind, NodeStat};
 use time::OffsetDateTime;
 use tokio::runtime::Handle;
@@ -18,7 +16,7 @@ use zip::write::{SimpleFileOptions, ZipWriter};
 use super::download::FileStream;
 use super::path::shown;
 use super::volume::{Node, Volume};
-use super::{MAX_DEPTH, Mount};
+use super::{MAX_DEPTH, Mount, received};
 use crate::engine::Shared;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -45,7 +43,7 @@ pub(super) fn stream(
 ) -> FileStream {
     let (sender, receiver) = mpsc::channel::<Result<Bytes>>(QUEUE);
     let handle = Handle::current();
-    tokio::task::spawn_blocking(move || {
+    let task = tokio::task::spawn_blocking(move || {
         let out = Outlet { sender: sender.clone(), gathered: Vec::with_capacity(GATHERED) };
         let source = Source { shared, mount, handle };
         let packed = match format {
@@ -57,7 +55,7 @@ pub(super) fn stream(
             let _ = sender.blocking_send(Err(error));
         }
     });
-    stream::unfold(receiver, |mut receiver| async move { Some((receiver.recv().await?, receiver)) }).boxed()
+    received(receiver, task)
 }
 
 /// What the archive's writer writes goes to whoever takes the stream.

@@ -141,7 +141,13 @@ impl VolumeDisk {
             let disk = usize::try_from(*disk_index).ok().and_then(|index| self.disks.get(index));
             let disk = disk.ok_or_else(|| io::Error::other(format!("there is no disk {disk_index}")))?;
             let at = start.0 + offset;
-            bytes.append(&mut disk.read(at..at + count).await?);
+            let mut part = disk.read(at..at + count).await?;
+            // One part is the rule, and is not copied.
+            if bytes.is_empty() {
+                bytes = part;
+            } else {
+                bytes.append(&mut part);
+            }
             (offset, left) = (0, left - count);
             if left == 0 {
                 break;

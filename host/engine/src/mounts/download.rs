@@ -4,16 +4,19 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
-use futures_util::stream::{self, BoxStream};
+use futures_util::stream::BoxStream;
 use serde_json::json;
 use tidemark_model::{ByteLen, Extent};
 use tidemark_plugins::NodeKind;
+use tokio::sync::mpsc;
 
 use super::volume::Node;
-use super::{Mount, archive};
+use super::{Mount, archive, received};
 use crate::engine::{Engine, Shared};
 use crate::error::{Error, Result};
+
+/// Pieces that may wait for the receiver.
+const AHEAD: usize = 2;
 
 /// The bytes of a download in order; after an error nothing follows.
 pub type FileStream = BoxStream<'static, Result<Bytes>>;
@@ -112,21 +115,22 @@ impl Download {
         self.range(part.offset.0..end)
     }
 
+    /// While one piece is sent, the next is read.
     fn range(self, range: std::ops::Range<u64>) -> FileStream {
-        stream::unfold(Some((self, range.start)), move |state| async move {
-            let (download, at) = state?;
-            if at >= range.end {
-                return None;
-            }
-            match download.piece(at, range.end - at).await {
-                Ok(bytes) => {
-                    let next = at + bytes.len() as u64;
-                    Some((Ok(bytes), Some((download, next))))
+        let (sender, receiver) = mpsc::channel(AHEAD);
+        let task = tokio::spawn(async move {
+            let mut at = range.start;
+            while at < range.end {
+                let piece = self.piece(at, range.end - at).await;
+                let read = piece.as_ref().map_or(0, Bytes::len);
+                // Nobody listens where the receiver went away.
+                if sender.send(piece).await.is_err() || read == 0 {
+                    return;
                 }
-                Err(error) => Some((Err(error), None)),
+                at += read as u64;
             }
-        })
-        .boxed()
+        });
+        received(receiver, task)
     }
 
     async fn piece(&self, at: u64, left: u64) -> Result<Bytes> {

@@ -3,15 +3,14 @@
 
 use std::sync::Arc;
 
-use futures_util::StreamExt as _;
-use futures_util::stream::{self, BoxStream};
+use futures_util::stream::BoxStream;
 use globset::{GlobBuilder, GlobMatcher};
 use tidemark_plugins::NodeKind;
 use tokio::sync::mpsc;
 
 use super::path::{below, normal, parts};
 use super::volume::Volume;
-use super::{FileEntry, MAX_DEPTH, Mount, file};
+use super::{FileEntry, MAX_DEPTH, Mount, file, received};
 use crate::engine::{Engine, Shared};
 use crate::error::{Error, Result};
 
@@ -46,7 +45,7 @@ impl Engine {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let search = Search { shared: Arc::clone(&self.shared), mount, glob, sender };
         let path = path.to_owned();
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             if let Err(error) = search.run(&path).await {
                 // Nobody listens where the receiver went away.
                 let _ = search.sender.send(Err(error)).await;
