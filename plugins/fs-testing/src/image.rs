@@ -21,6 +21,8 @@ pub struct Image {
 #[derive(Debug)]
 pub struct Mounted {
     folder: PathBuf,
+    /// A loop device that was made for it.
+    device: Option<String>,
 }
 
 impl Image {
@@ -66,8 +68,18 @@ impl Image {
         } else if !options.is_empty() {
             command.args(["-o", options]);
         }
-        succeed(command.arg(&self.path).arg(&folder));
-        Mounted { folder }
+        // exfat-fuse mounts nothing but block devices where root calls it.
+        let device = (with == "mount.exfat-fuse").then(|| {
+            let mut losetup = as_root("losetup");
+            succeed(losetup.args(["--find", "--show"]).arg(&self.path)).trim().to_owned()
+        });
+        let mounted = Mounted { folder, device };
+        match &mounted.device {
+            Some(device) => command.arg(device),
+            None => command.arg(&self.path),
+        };
+        succeed(command.arg(&mounted.folder));
+        mounted
     }
 
     /// How large it is.
@@ -109,8 +121,8 @@ impl Mounted {
     }
 }
 
-impl Drop for Mounted {
-    fn drop(&mut self) {
+impl Mounted {
+    fn unmount(&self) {
         // Something may still look into it for a moment.
         for _ in 0..50 {
             if as_root("umount").arg(&self.folder).output().is_ok_and(|output| output.status.success()) {
@@ -119,6 +131,15 @@ impl Drop for Mounted {
             std::thread::sleep(std::time::Duration::from_millis(100));
         }
         drop(as_root("umount").arg("-l").arg(&self.folder).output());
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        self.unmount();
+        if let Some(device) = &self.device {
+            drop(as_root("losetup").args(["--detach", device]).output());
+        }
     }
 }
 

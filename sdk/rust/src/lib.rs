@@ -17,6 +17,7 @@
 
 #[doc(hidden)]
 pub mod bindings;
+pub mod calendar;
 pub mod clock;
 pub mod disk;
 mod error;

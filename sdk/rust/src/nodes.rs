@@ -2,6 +2,7 @@
 //! whose file system numbers everything itself, [`ByPath`] for readers that go by paths.
 
 mod inodes;
+mod names;
 mod paths;
 
 use std::ops::Range;
@@ -9,6 +10,7 @@ use std::ops::Range;
 use crate::guest_filesystem::{NodeKind, Stat};
 
 pub use inodes::{ByInode, InodeReader};
+pub use names::Names;
 pub use paths::{ByPath, PathReader};
 
 /// What one listing may have.
