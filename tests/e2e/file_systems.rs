@@ -6,10 +6,11 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use tidemark_fs_testing::{Checks, Content, Digest, Image, Item, Tree, Wanted};
+use tidemark_fs_testing::{Checks, Content, Digest, Image, Item, Tree, Wanted, run_as_root};
 use tidemark_tests::disk::{RawDisk, copy_sparse};
 use tidemark_tests::filesystem::make_partitioned;
 use tidemark_tests::process::tool;
@@ -32,6 +33,8 @@ const SMALL: Wanted = Wanted {
     many: 2000,
     large: 5 << 20,
 };
+
+const SMALL_LOGICAL: Wanted = Wanted { sparse: 8 << 20, many: 100, ..SMALL };
 
 /// A file system of a guest.
 struct Guest {
@@ -258,6 +261,118 @@ fn every_file_system_comes_out_of_a_chain_of_three() -> Result<()> {
         newest = site.backup("incremental")?;
     }
     look_at_all(&site, &newest.id, &guests)?;
+    site.finish(&[])
+}
+
+/// The tree without what FAT does not know.
+const PLAIN: Wanted = Wanted {
+    links: false,
+    owners: false,
+    times: false,
+    longest_name: 100,
+    sparse: 0,
+    many: 100,
+    large: 1 << 20,
+};
+
+/// A FAT32 file system, filled by mtools, and a disc of xorriso, both of one folder.
+fn fat_and_disc(folder: &Path) -> Result<(Image, Image, Tree)> {
+    let source = folder.join("source");
+    fs::create_dir(&source)?;
+    PLAIN.fill(&source);
+    // mtools writes letters beyond the first 65,536 wrongly.
+    fs::remove_file(source.join("emoji 🦀"))?;
+    let fat = Image::new(64 * MIB);
+    fat.run("mkfs.vfat", "-F 32 -n DATA");
+    let items = fs::read_dir(&source)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    let mut mcopy = Command::new("mcopy");
+    mcopy.envs([("MTOOLS_SKIP_CHECK", "1"), ("TZ", "UTC"), ("LC_ALL", "C.UTF-8")]);
+    mcopy.arg("-i").arg(fat.path()).args(["-s", "-m", "-o"]).args(items).arg("::/");
+    ensure!(mcopy.status()?.success(), "mcopy");
+    let disc = Image::new(0);
+    let options = ["-as", "mkisofs", "-quiet", "-R", "-V", "DATA", "-o"].map(Path::new);
+    tool("xorriso", options.into_iter().chain([disc.path(), &source]))?;
+    Ok((fat, disc, Tree::of(&source)))
+}
+
+/// A physical volume with one logical volume, of which ext4 takes the whole.
+fn logical(ext4: &Image) -> Result<Image> {
+    let image = Image::new(ext4.size() + 16 * MIB);
+    let looped = image.looped(0, 0);
+    let device = looped.device().display().to_string();
+    // Nothing of the machine's own is looked at, kept or activated.
+    let config = format!(
+        "global{{activation=0}} backup{{backup=0 archive=0}} devices{{use_devicesfile=0 \
+         obtain_device_list_from_udev=0 filter=[\"a|^{device}$|\", \"r|.*|\"]}}"
+    );
+    let size = format!("{}m", ext4.size() / MIB);
+    for command in [
+        vec!["pvcreate", "-q", &device],
+        vec!["vgcreate", "-q", "vg0", &device],
+        vec!["lvcreate", "-q", "-an", "-Zn", "-L", &size, "-n", "my-data", "vg0"],
+    ] {
+        run_as_root("lvm", command.into_iter().chain(["--config", &config]));
+    }
+    // The first extent of a fresh group is the second mebibyte.
+    drop(looped);
+    copy_sparse(ext4.path(), image.path(), MIB)?;
+    Ok(image)
+}
+
+#[test]
+fn discs_sticks_and_logical_volumes_come_out_too() -> Result<()> {
+    let mut sources = Vec::new();
+    let exfat = Checks { time_step_ns: 2_000_000_000, owners: false, links: false };
+    let site = Site::start(SiteOptions { server: powerless(), ..SiteOptions::default() }, |folder| {
+        let (fat, disc, tree) = fat_and_disc(folder)?;
+        let stick = Guest::new(
+            64 * MIB,
+            ("mkfs.exfat", "-L DATA"),
+            ("mount.exfat-fuse", "nonempty"),
+            PLAIN,
+            exfat,
+            "exfat",
+        );
+        let unix = Checks { time_step_ns: 1, owners: true, links: true };
+        let ext4 = Guest::new(
+            64 * MIB,
+            ("mke2fs", "-q -F -t ext4"),
+            ("ext4", "noatime"),
+            SMALL_LOGICAL,
+            unix,
+            "ext4",
+        );
+        let group = logical(&ext4.image)?;
+        let path = folder.join("disk.raw");
+        let images = [&fat, &disc, &stick.image, &group];
+        let kinds = [0x0c, 0x17, NTFS, 0x8e];
+        let partitions: Vec<_> = kinds.into_iter().zip(images.map(Image::size)).collect();
+        for (start, image) in make_partitioned(&path, &partitions)?.into_iter().zip(images) {
+            copy_sparse(image.path(), &path, start)?;
+        }
+        let disc_checks = Checks { time_step_ns: 1_000_000_000, owners: false, links: false };
+        sources.push(("fat32", tree.clone(), Checks { time_step_ns: 2_000_000_000, ..exfat }));
+        sources.push(("iso9660", tree, disc_checks));
+        sources.push(("exfat", stick.tree, exfat));
+        sources.push(("ext4", ext4.tree, unix));
+        Ok(vec![RawDisk::open(&path)?])
+    })?;
+    let backup = site.backup("full")?.id;
+    let rest = site.rest();
+    let mounted = rest.post("/api/v1/restore/mount", &json!({ "backup_id": backup }))?.expect(201)?;
+    let mount = word(&mounted["mount_id"]);
+    let partitions = mounted["partitions"].as_array().context("'partitions'")?;
+    ensure!(partitions.len() == 5 && partitions[3]["readable"] == false, "{mounted}");
+    ensure!(word(&partitions[3]["filesystem"]).contains("vg0"), "{mounted}");
+    ensure!(partitions[4]["name"] == "Volume vg0-my--data (64.0 MB)", "{mounted}");
+    let readable = partitions.iter().filter(|partition| partition["readable"] == true);
+    for (partition, (name, tree, checks)) in readable.zip(&sources) {
+        ensure!(partition["filesystem"] == *name, "{partition}");
+        let found = seen(&rest, &mount, &word(&partition["path"]), site.folder())?;
+        tree.compare(&found, *checks, name);
+    }
+    ensure!(sources.len() == 4, "all four");
+    rest.delete(&format!("/api/v1/restore/{mount}"))?.expect(204)?;
     site.finish(&[])
 }
 

@@ -1,6 +1,7 @@
 //! Indexes: trees of sorted entries, of which the root lies in the file's record and the rest in blocks.
 
 use tidemark_plugin::fields::{byte, index, le16, le32, le64, slice, units_le, wtf8};
+use tidemark_plugin::nodes::Names;
 use tidemark_plugin::{Error, Result};
 
 use crate::attribute::{kind, utf16};
@@ -26,27 +27,26 @@ pub(crate) struct Walked {
     pub(crate) lost_blocks: u64,
 }
 
-/// Adds the names in a directory and what they name.
+/// The names in a directory and the nodes of what they name, but for files that `is_own` of the file system.
 pub(crate) fn names(
     table: &Table,
     directory: &File,
-    names: &mut Vec<(Vec<u8>, Reference)>,
-) -> Result<Walked> {
-    walk(table, directory, "$I30", |entry| {
+    is_own: impl Fn(Reference) -> bool,
+) -> Result<(Names, Walked)> {
+    let mut names = Names::default();
+    let walked = walk(table, directory, "$I30", |entry| {
         let key = slice(entry, 16, usize::from(le16(entry, 10)?))?;
-        if !is_shown(key)? {
+        let reference = Reference::from_disk(le64(entry, 0)?);
+        if !is_shown(key)? || is_own(reference) {
             return Ok(());
         }
         if Reference::from_disk(le64(key, 0)?).record != directory.reference.record {
             return Err(Error::corrupt("the index of a folder has a name of another folder"));
         }
         let name = wtf8(units_le(slice(key, 66, 2 * usize::from(byte(key, 64)?))?));
-        if name.is_empty() || name.contains(&b'/') || name.contains(&0) {
-            return Err(Error::corrupt("the index of a folder has an impossible name"));
-        }
-        names.push((name, Reference::from_disk(le64(entry, 0)?)));
-        Ok(())
-    })
+        names.push(Some(name), reference.record, reference.node())
+    })?;
+    Ok((names, walked))
 }
 
 /// Whether a file's name is one that people see.

@@ -215,8 +215,8 @@ impl InodeReader for Ntfs {
 
     fn list(&self, directory: u64) -> Result<Vec<(Vec<u8>, u64)>> {
         let file = self.file(directory)?;
-        let mut names = Vec::new();
-        let walked = index::names(&self.table, &file, &mut names)?;
+        let is_own = |reference: Reference| directory == self.root.node() && reference.record < FIRST_FILE;
+        let (names, walked) = index::names(&self.table, &file, is_own)?;
         // A volume that was in use says so in its warnings.
         if walked.lost_blocks > 0 && self.is_clean {
             let message = format!(
@@ -225,9 +225,7 @@ impl InodeReader for Ntfs {
             );
             return Err(Error::corrupt(message));
         }
-        let own = |reference: &Reference| directory == self.root.node() && reference.record < FIRST_FILE;
-        let names = names.into_iter().filter(|(_, reference)| !own(reference));
-        Ok(names.map(|(name, reference)| (name, reference.node())).collect())
+        Ok(names.into_all())
     }
 
     fn read(&self, inode: u64, stream: Option<&[u8]>, offset: u64, length: u32) -> Result<Vec<u8>> {

@@ -51,9 +51,7 @@ impl Engine {
                 let _ = search.sender.send(Err(error)).await;
             }
         });
-        let receive =
-            |mut receiver: mpsc::Receiver<_>| async move { Some((receiver.recv().await?, receiver)) };
-        Ok(stream::unfold(receiver, receive).boxed())
+        Ok(received(receiver, task))
     }
 }
 
