@@ -42,7 +42,6 @@ fn tree(folder: &Path) -> Result<()> {
         fs::write(folder.join(format!("many/file-{number:04}")), format!("{number}\n"))?;
     }
     fs::set_permissions(folder.join("docs/readme.txt"), fs::Permissions::from_mode(0o4751))?;
-    // Older than the reader knows how to say.
     fs::write(folder.join("docs/old"), "old\n")?;
     let before = SystemTime::UNIX_EPOCH - Duration::from_secs(86_400);
     let old = File::options().write(true).open(folder.join("docs/old"))?;
@@ -94,9 +93,7 @@ fn expected(folder: &Path) -> Result<Expected> {
             } else {
                 ("file", fs::read(&path)?)
             };
-            if place != "/docs/old" {
-                found.insert(place, (kind.to_owned(), about.len(), about.mtime(), content));
-            }
+            found.insert(place, (kind.to_owned(), about.len(), about.mtime(), content));
         }
     }
     Ok(found)
@@ -147,13 +144,6 @@ fn seen(rest: &Rest, mount: &str, partition: &str) -> Result<Expected> {
             let (path, kind) = (word(&file["path"]), word(&file["type"]));
             let place = path.strip_prefix(partition).context("a path below the partition")?.to_owned();
             if place == "/lost+found" {
-                continue;
-            }
-            if place == "/docs/old" {
-                ensure!(kind == "other" && file["modified_time"].is_null(), "{file}");
-                let refused =
-                    rest.get(&format!("/api/v1/restore/{mount}/download?path={}", escape(&path)))?;
-                ensure!(refused.status == 400, "{refused:?}");
                 continue;
             }
             let content = match kind.as_str() {

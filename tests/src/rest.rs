@@ -8,6 +8,9 @@ use serde_json::Value;
 use ureq::Agent;
 use ureq::http::{self, Request};
 
+/// A folder of a hundred thousand files has less.
+const MAX_ANSWER: u64 = 256 << 20;
+
 /// One answer.
 #[derive(Debug, Clone)]
 pub struct Answer {
@@ -104,7 +107,11 @@ impl Rest {
         };
         let response = sent.with_context(|| format!("{method} {}{path}", self.base))?;
         let (parts, mut body) = response.into_parts();
-        let text = body.read_to_string().with_context(|| format!("{method} {path}: the body"))?;
+        let text = body
+            .with_config()
+            .limit(MAX_ANSWER)
+            .read_to_string()
+            .with_context(|| format!("{method} {path}: the body"))?;
         Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, text })
     }
 

@@ -122,6 +122,13 @@ impl Database {
         }
     }
 
+    pub(crate) fn is_closed(&self) -> bool {
+        match self {
+            Self::Sqlite { write, .. } => write.is_closed(),
+            Self::Postgres(pool) => pool.is_closed(),
+        }
+    }
+
     /// A transaction that may change something.
     pub(crate) async fn begin(&self) -> Result<Transaction> {
         match self {

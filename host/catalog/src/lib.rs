@@ -70,4 +70,10 @@ impl Catalog {
     pub async fn close(&self) {
         self.database.close().await;
     }
+
+    /// Whether it was closed, as a host does at its end.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.database.is_closed()
+    }
 }

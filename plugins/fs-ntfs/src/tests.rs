@@ -70,7 +70,7 @@ fn compressed_files_are_read() {
         let noise = std::fs::read(folder.join("large")).unwrap();
         for unit in 0..10_u64 {
             let content = if unit % 2 == 0 { &text(1 << 16) } else { &noise[..1 << 16] };
-            mixed.write_all_at(content, unit * 3 << 16).unwrap();
+            mixed.write_all_at(content, (unit * 3) << 16).unwrap();
         }
         mixed.write_all_at(b"the end", 40 << 16).unwrap();
     });

@@ -35,7 +35,10 @@ async fn count(catalog: &Catalog, audit: &mpsc::Sender<AuditEntry>, event: Condu
     let ConductEvent { plugin, version, label, fault } = event;
     let job = Some(label.as_str()).filter(|label| !label.is_empty());
     let Some(fault) = fault else {
-        if let Err(error) = catalog.absolve_plugin(&plugin, &version, job).await {
+        // Sessions that end with the host, such as those of mounts, need no praise.
+        if let Err(error) = catalog.absolve_plugin(&plugin, &version, job).await
+            && !catalog.is_closed()
+        {
             tracing::warn!(plugin, version, error = %Error::from(error).chain(), "a good session is not counted");
         }
         return;
