@@ -11,7 +11,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use tidemark_fs_testing::{Checks, Content, Digest, Image, Item, Tree, Wanted, run_as_root};
-use tidemark_tests::disk::{RawDisk, copy_sparse};
+use tidemark_tests::disk::{Fill, RawDisk, bytes, copy_sparse};
 use tidemark_tests::filesystem::make_partitioned;
 use tidemark_tests::process::tool;
 use tidemark_tests::rest::Rest;
@@ -257,7 +257,7 @@ fn every_file_system_comes_out_of_a_chain_of_three() -> Result<()> {
             guests.iter().zip(&starts).filter(|(guest, _)| guest.name != "ntfs" || round == 1)
         {
             guest.change(|folder| {
-                fs::write(folder.join(format!("a/b/new in {round}")), vec![b'0' + round as u8; 300_000])
+                fs::write(folder.join(format!("a/b/new in {round}")), bytes(Fill::Noise(round), 300_000))
                     .unwrap();
                 fs::remove_file(folder.join(format!("many/file-00010{round}"))).unwrap();
                 fs::write(folder.join("odd"), format!("written over in {round}")).unwrap();

@@ -124,7 +124,8 @@ impl Database {
 
     pub(crate) fn is_closed(&self) -> bool {
         match self {
-            Self::Sqlite { write, .. } => write.is_closed(),
+            // They are closed one after the other.
+            Self::Sqlite { write, read } => write.is_closed() || read.is_closed(),
             Self::Postgres(pool) => pool.is_closed(),
         }
     }

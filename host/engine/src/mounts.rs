@@ -11,6 +11,7 @@
 mod archive;
 mod disk;
 mod download;
+mod folder;
 mod path;
 mod search;
 mod volume;
@@ -50,8 +51,6 @@ const MAX_MOUNTS: usize = 32;
 const MAX_READERS_MEMORY: u64 = 128 << 20;
 /// What is asked of a reader at once.
 const PIECE: u32 = 1 << 20;
-/// Folders below folders that a search or an archive goes into.
-pub(super) const MAX_DEPTH: usize = 256;
 
 /// The mounts of a host.
 #[derive(Default)]
@@ -254,8 +253,7 @@ impl Engine {
     pub async fn mount(&self, actor: &str, backup_id: BackupId, disk_index: u32) -> Result<MountView> {
         let shared = &self.shared;
         if shared.mounts.lock().len() >= MAX_MOUNTS {
-            let message = format!("{MAX_MOUNTS} mounts are open on this host already; end one first");
-            return Err(Error::new(ErrorKind::Unavailable, message));
+            return Err(too_many());
         }
         let ancestry = chain::ancestry(shared, backup_id).await?;
         chain::links(&ancestry, disk_index)?;
@@ -295,7 +293,14 @@ impl Engine {
         });
         let detail = json!({ "mount_id": mount.id, "disk_index": disk_index });
         shared.audit(actor, "restore.mount", &backup_id.to_string(), detail).await;
-        shared.mounts.lock().insert(mount.id.clone(), Arc::clone(&mount));
+        {
+            let mut open = shared.mounts.lock();
+            // Others may have come meanwhile.
+            if open.len() >= MAX_MOUNTS {
+                return Err(too_many());
+            }
+            open.insert(mount.id.clone(), Arc::clone(&mount));
+        }
         Ok(mount.view(shared.limits.mount_idle))
     }
 
@@ -403,6 +408,11 @@ async fn volumes(shared: &Shared, disks: &[Arc<ChainDisk>], asked: u32) -> Resul
         return Err(Error::new(ErrorKind::Invalid, message));
     }
     Ok(found)
+}
+
+fn too_many() -> Error {
+    let message = format!("{MAX_MOUNTS} mounts are open on this host already; end one first");
+    Error::new(ErrorKind::Unavailable, message)
 }
 
 /// What a task sends, as a stream. A task that broke down must not look like one that has sent everything.

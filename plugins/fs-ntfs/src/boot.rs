@@ -7,6 +7,29 @@ const SECTOR: usize = 512;
 /// From 512 bytes to 2 MiB.
 const CLUSTERS: std::ops::RangeInclusive<u64> = 512..=2 << 20;
 
+/// What other things leave where a volume begins: file systems, encryption, volume managers, swap.
+const OTHERS: [(u64, &[u8]); 10] = [
+    (0, b"XFSB"),
+    (0, b"LUKS"),
+    (0, b"LABELONE"),
+    (512, b"LABELONE"),
+    (1080, b"\x53\xef"),
+    (3, b"EXFAT   "),
+    (3, b"-FVE-FS-"),
+    (4086, b"SWAPSPACE2"),
+    (32_769, b"CD001"),
+    (65_600, b"_BHRfS_M"),
+];
+
+/// Whether something else has its mark here; FAT's are the words of its width.
+fn is_taken(disk: &CachedDisk) -> bool {
+    let holds = |(at, word): &(u64, &[u8])| {
+        let mut bytes = vec![0; word.len()];
+        disk.read(*at, &mut bytes).is_ok() && bytes == *word
+    };
+    OTHERS.iter().any(holds) || [(54, &b"FAT"[..]), (82, b"FAT")].iter().any(holds)
+}
+
 /// What it says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Boot {
@@ -23,13 +46,19 @@ pub(crate) struct Boot {
 }
 
 impl Boot {
-    /// The boot sector of a disk, or its copy; none where neither is one.
+    /// The boot sector of a disk, or its copy; none where neither is one. The copy does not count where something else was
+    /// made over an older volume, of which it may be left.
     pub(crate) fn find(disk: &CachedDisk) -> Option<Self> {
         if let Some(boot) = Self::at(disk, 0) {
             return Some(boot);
         }
-        let last = (disk.size() / SECTOR as u64).checked_sub(1)? * SECTOR as u64;
-        let copy = Self::at(disk, last)?;
+        if is_taken(disk) {
+            return None;
+        }
+        let sectors = [SECTOR as u64, 4096];
+        let mut places =
+            sectors.iter().filter_map(|sector| (disk.size() / sector).checked_sub(1)?.checked_mul(*sector));
+        let copy = places.find_map(|last| Self::at(disk, last))?;
         Some(Self { is_copy: true, ..copy })
     }
 

@@ -77,6 +77,9 @@ pub(crate) fn walk(
         return Err(Error::corrupt("an index without its blocks"));
     };
     let count = blocks.size / block_bytes;
+    if count > 8 * u64::from(MAX_BITMAP) {
+        return Err(Error::unsupported(format!("an index of {count} blocks")));
+    }
     let unit = if block_bytes >= table.cluster_bytes { table.cluster_bytes } else { SECTOR };
     let mut seen = vec![false; index(count)?];
     while let Some(place) = waiting.pop() {
@@ -95,6 +98,9 @@ pub(crate) fn walk(
         undo_update_sequence(&mut block)
             .map_err(|error| error.during(&format!("reading block {place} of an index")))?;
         entries(slice(&block, 24, block.len().saturating_sub(24))?, &mut waiting, &mut visit)?;
+        if waiting.len() as u64 > count {
+            return Err(Error::corrupt("an index leads to more blocks than it has"));
+        }
     }
     let bitmap = match Stream::of(table, file, kind::BITMAP, &name)? {
         Some(bitmap) => bitmap.all(&table.disk, MAX_BITMAP)?,

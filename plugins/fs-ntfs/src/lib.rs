@@ -3,7 +3,7 @@
 //! ```text
 //! lib (the contract) ─▶ volume ─┬─ boot        where everything is
 //!                               ├─ table       records of the MFT ─▶ record ─▶ attribute
-//!                               ├─ stream      a file's bytes ─▶ mapping (run lists), lznt1, wof
+//!                               ├─ stream      a file's bytes ─▶ mapping (run lists), lznt1
 //!                               ├─ index       directories, and the index of security descriptors
 //!                               ├─ security    who owns a file
 //!                               ├─ reparse     links, and contents that lie elsewhere

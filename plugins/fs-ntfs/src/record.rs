@@ -68,6 +68,11 @@ impl Record {
         if first < 42 || first > end || end > bytes.len() {
             return Err(wrong("has impossible lengths"));
         }
+        // NTFS 3.1 tells each record which one it is.
+        let is_told = le16(&bytes, 4)? >= 48;
+        if is_told && u64::from(le32(&bytes, 44)?) != number & u64::from(u32::MAX) {
+            return Err(wrong("lies where another belongs"));
+        }
         let sequence = le16(&bytes, 16)?;
         let base = Some(le64(&bytes, 32)?).filter(|base| *base != 0).map(Reference::from_disk);
         Ok(Self { first, end, sequence, is_directory: flags & DIRECTORY != 0, base, bytes })

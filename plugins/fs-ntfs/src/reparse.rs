@@ -37,7 +37,8 @@ impl Reparse {
             0x8000_0013 => Self::Elsewhere(
                 "it was deduplicated by Windows Server: its contents lie in the volume's chunk store; restore the disk",
             ),
-            0xc000_0004 | 0xc000_0014 => Self::Elsewhere("it was moved to other storage (HSM)"),
+            0x8000_0007 => Self::Elsewhere("its contents lie in the common store of single instances (SIS)"),
+            0xc000_0004 | 0xc000_0014 | 0x8000_0006 => Self::Elsewhere("it was moved to other storage (HSM)"),
             _ if attributes & RECALLED != 0 => {
                 Self::Elsewhere("its contents are not on this disk (a placeholder of a cloud or archive)")
             }

@@ -47,7 +47,11 @@ impl Security {
         let places = self.places.get_or_init(|| Places::read(table).ok());
         let owner = places.as_ref().and_then(|places| places.owner(table, number).ok());
         let owner = owner.unwrap_or_default();
-        self.owners.borrow_mut().insert(number, owner.clone());
+        let mut owners = self.owners.borrow_mut();
+        if owners.len() >= MAX_DESCRIPTORS {
+            owners.clear();
+        }
+        owners.insert(number, owner.clone());
         owner
     }
 }

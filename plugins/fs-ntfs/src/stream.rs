@@ -138,6 +138,16 @@ impl Stream {
         self.read(disk, 0, most)
     }
 
+    /// Whether it has a size and not one cluster.
+    pub(crate) fn is_hole(&self) -> bool {
+        match &self.body {
+            Body::Resident(_) => false,
+            Body::Runs(runs) | Body::Compressed { runs, .. } => {
+                self.size > 0 && runs.next_data(0, u64::MAX).is_none()
+            }
+        }
+    }
+
     /// The first offset at or after `offset` that is not in a hole.
     pub(crate) fn next_data(&self, offset: u64) -> Option<u64> {
         match &self.body {

@@ -11,8 +11,8 @@ use crate::boot::Boot;
 use crate::mapping;
 use crate::record::{Record, Reference};
 
-/// A file has at most so many records: as many as a list of attributes of 256 KiB, the largest that Windows writes, can name.
-const MAX_RECORDS: usize = 8192;
+/// What all records of a file may take: as many as the largest list of attributes can name, of 1 KiB each.
+const MAX_RECORDS_BYTES: u64 = 8 << 20;
 const MAX_LIST: u64 = 256 << 10;
 
 /// The table.
@@ -24,6 +24,8 @@ pub(crate) struct Table {
     total_bytes: u64,
     runs: Runs,
     size: u64,
+    /// Its first record was damaged, and the copy of that was taken.
+    pub(crate) is_from_copy: bool,
 }
 
 /// All records of a file.
@@ -51,11 +53,16 @@ impl Table {
             total_bytes: boot.total_bytes,
             runs: Runs::default(),
             size: 0,
+            is_from_copy: false,
             disk,
         };
-        let first = table.first_record(boot.table_at).or_else(|error| {
-            table.first_record(boot.mirror_at).map_err(|_| error.during("finding the file table"))
-        })?;
+        let first = match table.first_record(boot.table_at) {
+            Ok(first) => first,
+            Err(error) => {
+                table.is_from_copy = true;
+                table.first_record(boot.mirror_at).map_err(|_| error.during("finding the file table"))?
+            }
+        };
         let mut runs = Vec::new();
         for attribute in first.attributes() {
             if let Form::Elsewhere(extent) = own_data(&attribute?) {
@@ -131,8 +138,8 @@ impl Table {
         holders.sort_unstable();
         holders.dedup();
         holders.retain(|holder| holder.record != own.record);
-        if holders.len() > MAX_RECORDS {
-            return Err(Error::unsupported(format!("a file with more than {MAX_RECORDS} records")));
+        if holders.len() as u64 > MAX_RECORDS_BYTES / self.record_bytes {
+            return Err(Error::unsupported(format!("a file with {} records", holders.len())));
         }
         let is_directory = first.is_directory;
         let mut records = vec![first];
@@ -183,6 +190,8 @@ impl Table {
                 });
                 at += length;
             }
+            // A file has one list.
+            break;
         }
         Ok(listed)
     }

@@ -3,7 +3,7 @@
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use tidemark_fs_testing::{Checks, Content, Damage, Image, Tree, Wanted};
+use tidemark_fs_testing::{Checks, Damage, Image, Tree, Wanted};
 use tidemark_plugin::ErrorKind;
 use tidemark_plugin::guest_filesystem::{GuestVolume, NodeKind};
 use tidemark_plugin::nodes::ByInode;
@@ -142,7 +142,8 @@ fn what_is_no_volume_is_not_known_and_damage_has_a_way_round() {
     image.write(0, &[0; 512]);
     image.write(boot.table_at, &[0; 1024]);
     let reader = opened(&image);
-    assert!(GuestVolume::info(&reader).warnings[0].contains("boot sector"));
+    let warnings = GuestVolume::info(&reader).warnings;
+    assert!(warnings[0].contains("file table") && warnings[1].contains("boot sector"), "{warnings:?}");
     tree.compare(&Tree::read(&reader), CHECKS, "from the copies");
     // And the copy of the record.
     image.write(boot.mirror_at, &[0; 1024]);
@@ -193,18 +194,32 @@ fn an_index_that_lost_a_block_is_refused() {
     let reader = opened(&image);
     let many = reader.lookup(reader.root(), b"many".to_vec()).unwrap();
     assert_eq!(reader.list(many.node, 0, 1000).unwrap().entries.len(), 700);
-    // The bitmap of the index, resident in the record of `many`, says one more block is in use.
+    // The first entry of the folder's root no longer leads to the block below it, whose bit stays set.
     let boot = Boot::find(&image.disk()).unwrap();
     let at = boot.table_at + (many.node >> 16) * boot.record_bytes;
     let mut record = image.bytes(at, 1024);
-    let place = record.windows(4).rposition(|bytes| bytes == 0xb0_u32.to_le_bytes()).unwrap();
-    let value = place + usize::from(u16::from_le_bytes([record[place + 20], record[place + 21]]));
-    let first_free = (0..64).find(|bit| record[value + bit / 8] >> (bit % 8) & 1 == 0).unwrap();
-    record[value + (first_free - 1) / 8] &= !(1 << ((first_free - 1) % 8));
+    let place = record.windows(4).rposition(|bytes| bytes == 0x90_u32.to_le_bytes()).unwrap();
+    let half = |at: usize| usize::from(u16::from_le_bytes([record[at], record[at + 1]]));
+    let header = place + half(place + 20) + 16;
+    let flags = header + half(header) + 12;
+    assert_eq!(record[flags] & 1, 1, "the entry has a child");
+    record[flags] &= !1;
     image.write(at, &record);
-    // A block that is used though its bit is not set is read: what leads to it counts.
-    let reader = opened(&image);
-    assert_eq!(reader.list(many.node, 0, 1000).unwrap().entries.len(), 700);
-    let content = Tree::read(&reader).0.remove(b"/many/file-000699".as_slice()).unwrap().content;
-    assert!(matches!(content, Content::File(..)));
+    let refused = opened(&image).list(many.node, 0, 1000).unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::Corrupt, "{}", refused.message);
+    assert!(refused.message.contains("names would be missing"), "{}", refused.message);
+}
+
+#[test]
+fn what_was_made_over_an_older_volume_is_not_the_older_one() {
+    let (image, _) = volume(32 << 20, "", "", |folder| SMALL.fill(folder));
+    // The boot sector is gone, its copy is not.
+    image.write(0, &[0; 512]);
+    assert!(Boot::find(&image.disk()).is_some_and(|boot| boot.is_copy));
+    for (at, word) in [(0, &b"XFSB"[..]), (0, b"LUKS\xba\xbe"), (4086, b"SWAPSPACE2"), (1080, b"\x53\xef")] {
+        let before = image.bytes(at, word.len());
+        image.write(at, word);
+        assert!(Boot::find(&image.disk()).is_none(), "{word:?}");
+        image.write(at, &before);
+    }
 }

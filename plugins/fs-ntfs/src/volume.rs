@@ -104,7 +104,9 @@ impl Ntfs {
             let data = Stream::of(&self.table, file, kind::DATA, &[])?;
             if let Some(data) = data.filter(|data| (9..=MAX_INTERIX).contains(&data.size)) {
                 let most = u32::try_from(data.size).unwrap_or(0);
-                return Ok(reparse::interix(&data.read(&self.table.disk, 0, most)?).unwrap_or(Reparse::Plain));
+                // What cannot be read (EFS) is a file all the same.
+                let content = data.read(&self.table.disk, 0, most).unwrap_or_default();
+                return Ok(reparse::interix(&content).unwrap_or(Reparse::Plain));
             }
         }
         Ok(Reparse::Plain)
@@ -133,6 +135,11 @@ impl Ntfs {
             self.expect_here(&file)?;
         }
         let Some(stream) = Stream::of(&self.table, &file, kind::DATA, name)? else { return Ok(None) };
+        let is_plain = Standard::of(&file)?.attributes & REPARSE == 0;
+        if name.is_empty() && !is_plain && stream.is_hole() {
+            let message = "the file cannot be read: its contents are put together by a driver of the guest; restore the disk";
+            return Err(Error::unsupported(message));
+        }
         let stream = Rc::new(stream);
         *self.last.borrow_mut() = Some((node, name.to_vec(), Rc::clone(&stream)));
         Ok(Some(stream))
@@ -158,6 +165,9 @@ impl InodeReader for Ntfs {
         if !self.is_clean {
             let message = "the file system was in use when it was backed up, and its log is not replayed: what was changed in the last moments before may be missing or incomplete";
             warnings.push(message.to_owned());
+        }
+        if self.table.is_from_copy {
+            warnings.push("the first record of the file table is damaged: its copy was used".to_owned());
         }
         if self.boot.is_copy {
             warnings.push("the boot sector is damaged: its copy at the volume's end was used".to_owned());

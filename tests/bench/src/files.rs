@@ -67,7 +67,8 @@ pub(crate) fn run(args: &FilesArgs) -> Result<()> {
             kind: 0x83,
             make: ("mke2fs", "-q -F -t ext4"),
             mount: ("ext4", "ro,noload"),
-            size: (3 * args.large * MIB).max(GIB),
+            // An inode for every 16 KiB.
+            size: (3 * args.large * MIB).max(4 * GIB),
         },
     ];
     let mut images = Vec::new();

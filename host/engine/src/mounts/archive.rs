@@ -1,6 +1,7 @@
 //! Folders as one ZIP or TAR.GZ, made while it is sent: no temporary file, and the memory of one piece. Links are kept as links
 //! and never followed. Whatever cannot be read whole breaks the archive off, so that it cannot be taken for complete.
 
+use std::collections::HashSet;
 use std::io::{self, Write};
 use std::sync::Arc;
 
@@ -14,11 +15,12 @@ use tokio::sync::mpsc;
 use zip::write::{SimpleFileOptions, ZipWriter};
 
 use super::download::FileStream;
-use super::path::shown;
+use super::folder::{Folder, bounded};
+use super::path::{below, shown};
 use super::volume::{Node, Volume};
-use super::{MAX_DEPTH, Mount, received};
+use super::{Mount, received};
 use crate::engine::Shared;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 
 /// Pieces that may wait for the receiver.
 const QUEUE: usize = 4;
@@ -98,11 +100,39 @@ struct Item {
     node: Node,
 }
 
+/// One thing that was found in a folder.
+struct Waiting {
+    folder: Arc<Folder>,
+    name: String,
+    stat: NodeStat,
+    node: Node,
+}
+
+/// Names that were given in a folder of the archive.
+#[derive(Default)]
+struct Given(HashSet<String>);
+
+impl Given {
+    /// A name for something, which nothing else in the folder has: no two become one when they are unpacked.
+    fn name(&mut self, name: &str) -> String {
+        let plain = safe(name);
+        let mut given = plain.clone();
+        let mut number = 2;
+        while !self.0.insert(given.clone()) {
+            given = format!("{plain} ({number})");
+            number += 1;
+        }
+        given
+    }
+}
+
 impl Source {
     /// Goes through all paths and what is below them, folders before what is in them.
     fn walk(&self, paths: &[String], pack: &mut dyn FnMut(&Volume, &Item) -> Result<()>) -> Result<()> {
+        let mut given = Given::default();
         for path in paths {
             let (volume, rest) = self.mount.volume(path)?;
+            let _using = volume.using();
             let (stat, node) = self.handle.block_on(async {
                 let mut held = volume.hold(&self.shared).await?;
                 let stat = held.find(&rest).await?;
@@ -110,27 +140,62 @@ impl Source {
                 Ok::<_, Error>((stat, node))
             })?;
             // A path that leads into a volume has a last part.
-            let name = safe(rest.last().unwrap_or(&volume.segment.as_str()));
-            let mut waiting = vec![(Item { name, stat, node }, 0)];
-            while let Some((item, depth)) = waiting.pop() {
+            let name = given.name(rest.last().unwrap_or(&volume.segment.as_str()));
+            let top = Folder::top(name.clone(), node.number);
+            let item = Item { name, stat, node };
+            self.readable(volume, &item)?;
+            pack(volume, &item)?;
+            let mut waiting: Vec<Waiting> = Vec::new();
+            if item.stat.kind == NodeKind::Directory {
+                self.look_into(volume, &top, node, &mut waiting)?;
+            }
+            while let Some(Waiting { folder, name, stat, node }) = waiting.pop() {
+                let item = Item { name: below(&folder.path, &name), stat, node };
+                self.readable(volume, &item)?;
                 pack(volume, &item)?;
                 if item.stat.kind == NodeKind::Directory {
-                    if depth >= MAX_DEPTH {
-                        let message = format!("{} is more than {MAX_DEPTH} folders deep", item.name);
-                        return Err(Error::new(ErrorKind::Invalid, message));
-                    }
-                    let entries = self.handle.block_on(async {
-                        volume.hold_for(&self.shared, item.node).await?.entries(item.node.number).await
-                    })?;
-                    for entry in entries.into_iter().rev() {
-                        let name = format!("{}/{}", item.name, safe(&shown(&entry.name)));
-                        let node = Node { number: entry.stat.node, ..item.node };
-                        waiting.push((Item { name, stat: entry.stat, node }, depth + 1));
-                    }
+                    let inner = folder.inner(&name, node.number)?;
+                    self.look_into(volume, &inner, node, &mut waiting)?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Adds what is in a folder, the first on top.
+    fn look_into(
+        &self,
+        volume: &Volume,
+        folder: &Arc<Folder>,
+        node: Node,
+        waiting: &mut Vec<Waiting>,
+    ) -> Result<()> {
+        let entries = self
+            .handle
+            .block_on(async { volume.hold_for(&self.shared, node).await?.entries(node.number).await })?;
+        let mut given = Given::default();
+        let entries = entries.into_iter().map(|entry| Waiting {
+            folder: Arc::clone(folder),
+            name: given.name(&shown(&entry.name)),
+            node: Node { number: entry.stat.node, ..node },
+            stat: entry.stat,
+        });
+        let mut entries: Vec<Waiting> = entries.collect();
+        entries.reverse();
+        waiting.append(&mut entries);
+        bounded(waiting)
+    }
+
+    /// That something which is neither file, folder nor link is a device or the like, which has nothing to restore, and not
+    /// a file that is too damaged to be told.
+    fn readable(&self, volume: &Volume, item: &Item) -> Result<()> {
+        if item.stat.kind != NodeKind::Other {
+            return Ok(());
+        }
+        let stat = self
+            .handle
+            .block_on(async { volume.hold_for(&self.shared, item.node).await?.stat(item.node.number).await });
+        stat.map(drop).map_err(|error| error.context(format!("'{}'", item.name)))
     }
 
     /// Has every byte of a file taken by whoever packs it. What failed is told by the reader's own error, not by the one that
@@ -290,4 +355,17 @@ fn packing(error: zip::result::ZipError) -> Error {
 
 fn sending(error: io::Error) -> Error {
     Error::io("sending an archive".to_owned(), error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_things_of_a_folder_have_one_name() {
+        let mut given = Given::default();
+        let names: Vec<String> =
+            ["a\\b", "a_b", "a/b", "a_b (2)", "c"].into_iter().map(|name| given.name(name)).collect();
+        assert_eq!(names, ["a_b", "a_b (2)", "a_b (3)", "a_b (2) (2)", "c"]);
+    }
 }

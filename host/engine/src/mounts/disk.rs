@@ -92,7 +92,9 @@ impl ChainDisk {
         self.fetched.store(end, Ordering::Relaxed);
         let block = usize::try_from(BLOCK).map_err(io::Error::other)?;
         for (number, from) in (first..end).zip((0..fetched.len()).step_by(block)) {
-            self.blocks.insert(number, fetched.slice(from..(from + block).min(fetched.len())));
+            // A part of a larger piece would keep all of it in memory.
+            let one = fetched.get(from..(from + block).min(fetched.len())).unwrap_or_default();
+            self.blocks.insert(number, Bytes::copy_from_slice(one));
         }
         Ok(fetched.slice(..block.min(fetched.len())))
     }

@@ -27,6 +27,8 @@ pub struct Download {
     mount: Arc<Mount>,
     path: String,
     node: Node,
+    /// Keeps the reader's session, which knows the node.
+    _using: Arc<()>,
     /// Its name, as it is shown.
     pub file_name: String,
     /// How many bytes it has.
@@ -61,6 +63,7 @@ impl Engine {
             file_name: rest.last().map_or_else(String::new, |name| (*name).to_owned()),
             path: path.to_owned(),
             node,
+            _using: volume.using(),
             size: ByteLen(stat.size_bytes),
             mount,
         }))

@@ -11,12 +11,31 @@ pub(super) fn parts(path: &str) -> Option<Vec<&str>> {
 pub(super) fn shown(name: &[u8]) -> String {
     let mut text = String::new();
     for chunk in name.utf8_chunks() {
-        text.push_str(chunk.valid());
+        let mut rest = chunk.valid();
+        // What looks like one of our own words is written in another, so that no two names are shown alike.
+        while let Some(at) = rest.find('\\') {
+            let (before, from) = rest.split_at(at);
+            text.push_str(before);
+            text.push_str(if is_escaped(from) { "\\x5c" } else { "\\" });
+            rest = &from[1..];
+        }
+        text.push_str(rest);
         for byte in chunk.invalid() {
             text.push_str(&format!("\\x{byte:02x}"));
         }
     }
     text
+}
+
+/// Whether a text begins with `\xHH`.
+fn is_escaped(text: &str) -> bool {
+    let digits = text.strip_prefix("\\x").and_then(|digits| digits.as_bytes().get(..2));
+    digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+}
+
+/// Whether a name as people see it has bytes that are written as `\xHH`.
+pub(super) fn has_escapes(text: &str) -> bool {
+    text.match_indices('\\').any(|(at, _)| text.get(at..).is_some_and(is_escaped))
 }
 
 /// A text that may be one part of a path.
@@ -51,6 +70,10 @@ mod tests {
     fn names_that_are_no_utf8_are_shown_byte_by_byte() {
         assert_eq!(shown("grün".as_bytes()), "grün");
         assert_eq!(shown(b"gr\xfcn"), "gr\\xfcn");
+        // What only looks like it is told apart.
+        assert_eq!(shown(b"gr\\xfcn"), "gr\\x5cxfcn");
+        assert_eq!(shown(b"a\\b\\xg"), "a\\b\\xg");
+        assert!(has_escapes("gr\\xfcn") && has_escapes("a\\b\\x5cx") && !has_escapes("a\\b\\xg"));
         assert_eq!(segment("a/b\n"), "a_b_");
         assert_eq!(below("/", "a"), "/a");
         assert_eq!(below("/a", "b"), "/a/b");

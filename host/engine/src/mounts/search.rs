@@ -8,9 +8,10 @@ use globset::{GlobBuilder, GlobMatcher};
 use tidemark_plugins::NodeKind;
 use tokio::sync::mpsc;
 
+use super::folder::{Folder, bounded};
 use super::path::{below, normal, parts};
 use super::volume::Volume;
-use super::{FileEntry, MAX_DEPTH, Mount, file, received};
+use super::{FileEntry, Mount, file, received};
 use crate::engine::{Engine, Shared};
 use crate::error::{Error, Result};
 
@@ -72,8 +73,13 @@ impl Search {
         let root = held.find(rest).await.map_err(|error| error.context(format!("'{path}'")))?;
         let session = held.node(&root);
         drop(held);
-        let mut waiting = vec![(path.to_owned(), root.node, 0)];
-        while let Some((path, node, depth)) = waiting.pop() {
+        let _using = volume.using();
+        let mut waiting = vec![(None::<Arc<Folder>>, String::new(), root.node)];
+        while let Some((above, name, node)) = waiting.pop() {
+            let folder = match above {
+                Some(above) => above.inner(&name, node)?,
+                None => Folder::top(path.to_owned(), node),
+            };
             let mut cursor = Some(0);
             while let Some(at) = cursor {
                 // As long as somebody waits for it, a search uses its mount.
@@ -83,14 +89,15 @@ impl Search {
                 let (entries, next) = volume.hold_for(&self.shared, session).await?.page(node, at).await?;
                 for entry in entries {
                     let (node, kind) = (entry.stat.node, entry.stat.kind);
-                    let entry = file(&path, entry);
-                    if kind == NodeKind::Directory && depth < MAX_DEPTH {
-                        waiting.push((entry.path.clone(), node, depth + 1));
+                    let entry = file(&folder.path, entry);
+                    if kind == NodeKind::Directory {
+                        waiting.push((Some(Arc::clone(&folder)), entry.name.clone(), node));
                     }
                     if self.glob.is_match(&entry.name) && self.sender.send(Ok(entry)).await.is_err() {
                         return Ok(());
                     }
                 }
+                bounded(&waiting)?;
                 if self.sender.is_closed() {
                     return Ok(());
                 }

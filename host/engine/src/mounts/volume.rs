@@ -34,6 +34,8 @@ pub(super) struct Volume {
     /// Why it is not read, though a reader knows it.
     pub(super) problem: Option<String>,
     reader: Option<Reader>,
+    /// Held by whoever needs the nodes of the reader's session for longer than one question.
+    users: Arc<()>,
 }
 
 struct Reader {
@@ -79,14 +81,23 @@ impl Volume {
         let size = found.size;
         let disk: Arc<dyn ReadOnlyDisk> =
             Arc::new(VolumeDisk::new(disks.to_vec(), found.extents.clone(), size));
-        let mut volume = Self { found, segment: String::new(), info: None, problem: None, reader: None };
-        // Nothing of it is known but why.
-        let readers = match volume.found.extents.is_empty() {
+        let mut volume = Self {
+            found,
+            segment: String::new(),
+            info: None,
+            problem: None,
+            reader: None,
+            users: Arc::default(),
+        };
+        // Of what lies nowhere nothing is known but why; what is encrypted or holds something else holds no files, though
+        // older ones may still lie below it.
+        let readers = match volume.found.extents.is_empty() || is_container(&volume.found.content) {
             true => Vec::new(),
             false => shared.active_readers(PluginKind::GuestFilesystem).await?,
         };
         for plugin in readers {
-            match known(shared, &plugin, &disk).await {
+            let mut is_known = false;
+            match known(shared, &plugin, &disk, &mut is_known).await {
                 Ok(None) => {}
                 Ok(Some((open, info))) => {
                     volume.info = Some(info);
@@ -94,8 +105,13 @@ impl Volume {
                     volume.reader = Some(Reader { plugin, disk, open: Mutex::new(Some(open)), memory });
                     break;
                 }
-                // Another reader may still know it.
-                Err(error) => volume.problem = Some(error.chain()),
+                Err(error) => {
+                    volume.problem = Some(error.chain());
+                    // Another one would only find what lay here before.
+                    if is_known {
+                        break;
+                    }
+                }
             }
         }
         if volume.reader.is_some() {
@@ -142,9 +158,10 @@ impl Volume {
         };
         let mut guard = reader.open.lock().await;
         if guard.is_none() {
-            let (open, _) = known(shared, &reader.plugin, &reader.disk).await?.ok_or_else(|| {
-                Error::damaged(format!("plugin {} no longer knows {}", reader.plugin, self.segment))
-            })?;
+            let (open, _) =
+                known(shared, &reader.plugin, &reader.disk, &mut false).await?.ok_or_else(|| {
+                    Error::damaged(format!("plugin {} no longer knows {}", reader.plugin, self.segment))
+                })?;
             *guard = Some(open);
         }
         Ok(Held { guard, memory: &reader.memory })
@@ -155,9 +172,15 @@ impl Volume {
         ByteLen(self.reader.as_ref().map_or(0, |reader| reader.memory.load(Ordering::Relaxed)))
     }
 
-    /// Ends the reader's session where nobody waits for it; the next question begins another.
+    /// Keeps the reader's session while it is held, as far as that is ours to say.
+    pub(super) fn using(&self) -> Arc<()> {
+        Arc::clone(&self.users)
+    }
+
+    /// Ends the reader's session where nobody needs it; the next question begins another.
     pub(super) fn rest(&self) {
-        if let Some(reader) = &self.reader
+        if Arc::strong_count(&self.users) == 1
+            && let Some(reader) = &self.reader
             && let Ok(mut open) = reader.open.try_lock()
         {
             *open = None;
@@ -188,16 +211,24 @@ impl Volume {
     }
 }
 
+/// Whether a volume holds another volume, or nothing that could be read.
+fn is_container(content: &str) -> bool {
+    const WORDS: [&str; 5] = ["LUKS", "BitLocker", "swap", "Linux RAID member", "LVM2 physical volume"];
+    WORDS.iter().any(|word| content.starts_with(word))
+}
+
 /// Begins a reader's session over a volume, and opens the volume where it knows it.
 async fn known(
     shared: &Shared,
     plugin: &str,
     disk: &Arc<dyn ReadOnlyDisk>,
+    is_known: &mut bool,
 ) -> Result<Option<(Open, VolumeInfo)>> {
     let mut filesystem = shared.open_filesystem(plugin, vec![Arc::clone(disk)]).await?;
     if filesystem.probe(DISK).await?.is_none() {
         return Ok(None);
     }
+    *is_known = true;
     let volume = filesystem.open(DISK).await?;
     let info = filesystem.info(volume).await?;
     let root = filesystem.root(volume).await?;
@@ -243,16 +274,18 @@ impl Held<'_> {
         ask!(self, stat(root))
     }
 
-    /// What has this name; a name that is no UTF-8 is found by how it is shown.
+    /// What has this name; a name with `\xHH` in it is found by how it is shown.
     async fn child(&mut self, directory: u64, part: &str) -> Result<NodeStat> {
-        match ask!(self, lookup(directory, part.as_bytes())) {
-            Err(error) if error.kind() == ErrorKind::NotFound && part.contains("\\x") => {
-                let entries = self.entries(directory).await?;
-                let found = entries.into_iter().find(|entry| shown(&entry.name) == part);
-                found.map(|entry| entry.stat).ok_or(error)
-            }
-            answer => answer,
+        if !path::has_escapes(part) {
+            return ask!(self, lookup(directory, part.as_bytes()));
         }
+        let entries = self.entries(directory).await?;
+        let found = entries.into_iter().find(|entry| shown(&entry.name) == part).map(|entry| entry.stat);
+        found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no '{part}'")))
+    }
+
+    pub(super) async fn stat(&mut self, node: u64) -> Result<NodeStat> {
+        ask!(self, stat(node))
     }
 
     /// All of a directory.

@@ -105,7 +105,12 @@ impl<R: InodeReader> ByInode<R> {
     /// What is in a listing: damage costs the damaged and nothing else of its directory.
     fn entry(&self, name: &[u8], inode: u64) -> Result<Entry> {
         let stat = match self.reader.stat(inode) {
-            Err(error) if matches!(error.kind, ErrorKind::Corrupt | ErrorKind::NotFound) => {
+            Err(error)
+                if matches!(
+                    error.kind,
+                    ErrorKind::Corrupt | ErrorKind::NotFound | ErrorKind::Unsupported
+                ) =>
+            {
                 info!("{}: {}", String::from_utf8_lossy(name), error.message);
                 FileStat::UNREADABLE
             }
