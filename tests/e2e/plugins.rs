@@ -34,7 +34,7 @@ impl Lab {
     fn start(config: &str) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("tidemark-plugins-").tempdir()?;
         let disk = RawDisk::create(&folder.path().join("disk.raw"), CAPACITY)?;
-        disk.write(0, &bytes(Fill::Noise(50), 300_000))?;
+        disk.write(0, &bytes(Fill::Noise(50), 900_000))?;
         let source = NbdServer::start(disk.path())?;
         let file = folder.path().join("tidemark.toml");
         fs::write(&file, config)?;
@@ -123,7 +123,7 @@ fn an_upgrade_under_load_and_its_rollback_touch_no_running_job() -> Result<()> {
         vms.push(lab.connect(&format!("many-{number:02}"), &[])?);
     }
     let late = lab.connect("late", &[])?;
-    // 300 kB that do not compress, at 64 KiB a second.
+    // 900 kB that do not compress, at 64 KiB a second.
     let jobs = vms.iter().map(|vm| lab.submit(vm, 65536)).collect::<Result<Vec<_>>>()?;
     for job in &jobs {
         wait_for("the job to move its disk", LONG, || {
