@@ -72,8 +72,12 @@ test: ## Everything that CI checks
 	cargo test --release --locked --workspace
 	@$(MAKE) --no-print-directory test-plugins
 
-# Components are tested natively: what they compute does not depend on the sandbox.
+# Components are tested natively: what they compute does not depend on the sandbox. Being small is no aim there, and to be
+# built in one piece takes minutes.
 .PHONY: test-plugins
+test-plugins: export CARGO_PROFILE_RELEASE_LTO := off
+test-plugins: export CARGO_PROFILE_RELEASE_CODEGEN_UNITS := 16
+test-plugins: export CARGO_PROFILE_RELEASE_OPT_LEVEL := 2
 test-plugins:
 	@for manifest in $(GUEST_CODE); do \
 		cargo test --release --manifest-path $$manifest; \
