@@ -93,7 +93,7 @@ fn what_is_large_is_read_and_holes_cost_nothing() {
     assert_eq!(volume.next_data(sparse.node, 4096).unwrap(), Some((5 << 29) + 12_345 - 57));
     assert_eq!(volume.next_data(sparse.node, 5 << 30).unwrap(), None);
     let few = volume.lookup(volume.root(), b"few".to_vec()).unwrap();
-    assert_eq!(few.modified_ns, Some(-86_400 * 400 * 1_000_000_000 + 123_456_700));
+    assert_eq!(few.modified_ns, Some(-86_400 * 400 * 1_000_000_000));
     assert!(few.created_ns.is_some_and(|made| made > 1_700_000_000_000_000_000) && few.accessed_ns.is_some());
 }
 
