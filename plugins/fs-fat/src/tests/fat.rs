@@ -158,7 +158,8 @@ fn the_table_in_force_is_read_and_a_differing_copy_told() {
     let volume = opened(image.disk()).unwrap();
     let differ = "the copies of the allocation table differ: the one in force was read";
     assert_eq!(volume.info().warnings, [differ]);
-    assert!(Tree::read(&volume).refused().count() > 3);
+    // The root's own chain may lead into what is free now.
+    assert!(Tree::read(&volume).refused().next().is_some());
     // Bit 7: the table is not mirrored; the second one is in force.
     image.write(40, &[0x81]);
     let volume = opened(image.disk()).unwrap();
