@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -19,9 +18,8 @@ use tidemark_tests::server::ServerOptions;
 use tidemark_tests::site::{Site, SiteOptions};
 
 use crate::disks::MIB;
-use crate::files::{escape, get, word};
+use crate::files::{bring_over, escape, get, word};
 
-const CLUSTER: usize = 64 << 10;
 const NTFS: u8 = 0x07;
 const LINUX: u8 = 0x83;
 const SMALL: Wanted = Wanted {
@@ -177,21 +175,6 @@ fn archive(rest: &Rest, mount: &str, path: &str, folder: &Path) -> Result<Tree> 
     Ok(tree)
 }
 
-/// Brings what changed in an image onto the guest's disk.
-fn bring_over(site: &Site, disk: usize, guest: &Guest, start: u64) -> Result<()> {
-    let old = File::open(site.disks[disk].path())?;
-    let (mut then, mut at) = (vec![0; CLUSTER], 0);
-    while at + CLUSTER as u64 <= guest.image.size() {
-        let now = guest.image.bytes(at, CLUSTER);
-        old.read_exact_at(&mut then, start + at)?;
-        if now != then {
-            site.guest_writes(disk, start + at, &now)?;
-        }
-        at += CLUSTER as u64;
-    }
-    Ok(())
-}
-
 /// Starts the server without capabilities; as root it may drop them, others have none.
 fn powerless() -> ServerOptions {
     let mut wrapper = vec!["setpriv", "--no-new-privs"];
@@ -262,7 +245,7 @@ fn every_file_system_comes_out_of_a_chain_of_three() -> Result<()> {
                 fs::remove_file(folder.join(format!("many/file-00010{round}"))).unwrap();
                 fs::write(folder.join("odd"), format!("written over in {round}")).unwrap();
             });
-            bring_over(&site, 0, guest, *start)?;
+            bring_over(&site, guest.image.path(), *start)?;
         }
         newest = site.backup("incremental")?;
     }

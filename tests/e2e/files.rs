@@ -59,16 +59,16 @@ fn disk(folder: &Path) -> Result<Vec<RawDisk>> {
     Ok(vec![make_disk(&folder.join("disk.raw"), DISK, LINUX, &image)?])
 }
 
-/// Brings what changed in the image of the file system onto the guest's disk.
-fn bring_over(site: &Site, image: &Path) -> Result<()> {
+/// Brings what changed in the image of a file system onto the guest's disk, where its partition begins at `start`.
+pub(crate) fn bring_over(site: &Site, image: &Path, start: u64) -> Result<()> {
     let (new, old) = (File::open(image)?, File::open(site.disks[0].path())?);
     let (mut now, mut then) = (vec![0; CLUSTER], vec![0; CLUSTER]);
     let mut at = 0;
     while at + CLUSTER as u64 <= new.metadata()?.len() {
         new.read_exact_at(&mut now, at)?;
-        old.read_exact_at(&mut then, PARTITION_START + at)?;
+        old.read_exact_at(&mut then, start + at)?;
         if now != then {
-            site.guest_writes(0, PARTITION_START + at, &now)?;
+            site.guest_writes(0, start + at, &now)?;
         }
         at += CLUSTER as u64;
     }
@@ -189,7 +189,7 @@ fn every_file_comes_out_of_every_link_of_a_chain() -> Result<()> {
         put_ext4(&image, &file, &format!("/docs/added-{round}.bin"))?;
         remove_ext4(&image, &format!("/many/file-{round:04}"))?;
         fs::remove_file(source.join(format!("many/file-{round:04}")))?;
-        bring_over(&site, &image)?;
+        bring_over(&site, &image, PARTITION_START)?;
         let mut wanted = expected(&source)?;
         // What debugfs writes has the moment of the writing, and folders theirs.
         wanted.retain(|path, _| !path.contains("added") && path != "/docs" && path != "/many");
