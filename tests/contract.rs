@@ -17,24 +17,24 @@ const WRITE: &str = "TIDEMARK_WRITE_CONTRACT";
 const ALL: &str = "
     package tidemark:reference;
     world contract {
-        include tidemark:plugin/connector@0.2.0;
-        include tidemark:plugin/storage-target@0.2.0;
-        include tidemark:plugin/guest-filesystem@0.2.0;
-        include tidemark:plugin/volume-reader@0.2.0;
-        include tidemark:plugin/policy@0.2.0;
+        include tidemark:plugin/connector@0.3.0;
+        include tidemark:plugin/storage-target@0.3.0;
+        include tidemark:plugin/guest-filesystem@0.3.0;
+        include tidemark:plugin/volume-reader@0.3.0;
+        include tidemark:plugin/policy@0.3.0;
     }
 ";
 const OPENING: &str = "<!-- Made of sdk/wit by `TIDEMARK_WRITE_CONTRACT=1 cargo test --release --workspace --test contract`. -->
 
 # The contract between host and plugins
 
-Every interface of contract 0.2.0, as `sdk/wit` declares it. What a plugin of each kind exports and may import:
+Every interface of contract 0.3.0, as `sdk/wit` declares it. What a plugin of each kind exports and may import:
 
 | kind (world) | exports | may export | may import |
 |---|---|---|---|
 | connector | `hypervisor` | `about` | `log`, `clock`, `http` |
 | storage-target | `storage` | | `log`, `crypto` |
-| guest-filesystem | `filesystem` | | `log`, `disk` |
+| guest-filesystem | `filesystem` | `attributes` | `log`, `disk` |
 | volume-reader | `volumes` | | `log`, `disk` |
 | policy | `decisions` | | `log` |
 
@@ -102,7 +102,7 @@ fn the_reference_is_what_the_wit_says() -> Result<()> {
 
 fn reference() -> Result<String> {
     let mut resolve = Resolve::default();
-    for folder in ["sdk/wit", "sdk/wit/0.2"] {
+    for folder in ["sdk/wit", "sdk/wit/0.2", "sdk/wit/0.3"] {
         resolve.push_path(checkout().join(folder))?;
     }
     let package = resolve.push_str("reference.wit", ALL)?;

@@ -155,7 +155,7 @@ def granted():
 fn a_runtime_that_asks_for_wasi_is_given_one_that_grants_nothing() -> Result<()> {
     let author = Author::new()?;
     begins(&author, "python", "policy", "kit-wasi")?;
-    let contract = "contract = \"0.2.0\"\n";
+    let contract = "contract = \"0.3.0\"\n";
     author.edit("kit-wasi/plugin.toml", contract, &format!("{contract}runtime = \"wasi-0.2\"\n"))?;
     let place = author.path("kit-wasi/plugin.py");
     std::fs::write(&place, std::fs::read_to_string(&place)? + PROBE)?;
@@ -197,7 +197,7 @@ fn what_has_no_template_is_said_with_what_has() -> Result<()> {
     }
     // A folder that shows no language is no plugin's.
     std::fs::create_dir(author.path("empty"))?;
-    let manifest = "name = 'mine'\nversion = '0.1.0'\nkind = 'policy'\ncontract = '0.2.0'\n";
+    let manifest = "name = 'mine'\nversion = '0.1.0'\nkind = 'policy'\ncontract = '0.3.0'\n";
     std::fs::write(author.path("empty/plugin.toml"), manifest)?;
     let refused = author.outcome(&["plugin", "build", "empty"])?;
     ensure!(refused.code == 1 && refused.stderr.contains("package.json"), "{refused:?}");

@@ -3,12 +3,14 @@
 //!
 //! ```text
 //! mount: catalog ─▶ chains of all disks ─▶ volume reader (partitions) ─▶ for each volume the reader that knows it
-//! files, download, search: path ─▶ volume ─▶ reader ─▶ block cache ─▶ chain
+//! files, search: path ─▶ volume ─▶ reader ─▶ block cache ─▶ chain
+//! download, archive: path ─▶ volume ─▶ reader: where the bytes lie ─▶ chain; else as above
 //! ```
 //! A mount belongs to the host that made it and ends with it: what it holds is open files and memory. It ends too when its
 //! backup is deleted, and when nobody asked for an hour.
 
 mod archive;
+mod content;
 mod disk;
 mod download;
 mod folder;
@@ -20,12 +22,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
 use serde_json::json;
 use tidemark_model::{BackupId, ByteLen, UtcMillis};
-use tidemark_plugins::{DirectoryEntry, NodeKind, NodeStat, PluginKind, ReadOnlyDisk};
+use tidemark_plugins::{DirectoryEntry, NodeAttributes, NodeKind, NodeStat, PluginKind, ReadOnlyDisk};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -40,7 +41,7 @@ pub use search::FoundStream;
 
 use disk::ChainDisk;
 use path::{below, normal, parts, shown};
-use volume::{Node, Volume};
+use volume::Volume;
 
 /// How often idle mounts are looked for.
 const LOOK: Duration = Duration::from_secs(5);
@@ -49,8 +50,6 @@ const MAX_MOUNTS: usize = 32;
 /// Above this, the readers of a mount that nobody waits for end: with one more at its own limit and the blocks of the disks,
 /// a mount stays below 256 MiB.
 const MAX_READERS_MEMORY: u64 = 128 << 20;
-/// What is asked of a reader at once.
-const PIECE: u32 = 1 << 20;
 
 /// The mounts of a host.
 #[derive(Default)]
@@ -127,6 +126,8 @@ pub struct FileEntry {
     pub target: Option<String>,
     /// Named streams; only where one file was asked for.
     pub streams: Vec<(String, u64)>,
+    /// What the file system keeps of it beside that; only where one was asked for.
+    pub attributes: NodeAttributes,
 }
 
 /// The files of a folder.
@@ -171,15 +172,6 @@ impl Mounts {
 impl Mount {
     fn touch(&self, now: UtcMillis) {
         *self.used_at.lock().unwrap_or_else(PoisonError::into_inner) = now;
-    }
-
-    /// The next bytes of a file, exactly as many as are asked for, while the mount lasts.
-    async fn piece(&self, shared: &Shared, volume: &Volume, node: Node, at: u64, left: u64) -> Result<Bytes> {
-        // Ended by an administrator, by its backup's end, or with the host.
-        shared.mounts.get(&self.id)?;
-        self.touch(shared.clock.now());
-        let length = u32::try_from(left).unwrap_or(PIECE).min(PIECE);
-        volume.exactly(shared, node, at, length).await.map(Bytes::from)
     }
 
     fn memory(&self) -> ByteLen {
@@ -358,8 +350,19 @@ impl Engine {
             return Err(Error::invalid_field("path", format!("'{path}' is no folder")));
         }
         let path = normal(path);
-        let mut files: Vec<FileEntry> =
-            held.entries(folder.node).await?.into_iter().map(|entry| file(&path, entry)).collect();
+        let mut pages = Vec::new();
+        held.each_page(folder.node, |entries| {
+            // Made presentable while the reader goes on.
+            let path = path.clone();
+            pages.push(tokio::task::spawn_blocking(move || {
+                entries.into_iter().map(|entry| file(&path, entry)).collect::<Vec<_>>()
+            }));
+        })
+        .await?;
+        let mut files = Vec::new();
+        for page in pages {
+            files.append(&mut page.await.map_err(|error| Error::internal(error.to_string()))?);
+        }
         files.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(Listing { path, files })
     }
@@ -382,9 +385,10 @@ impl Engine {
             _ => Vec::new(),
         };
         let streams = streams.into_iter().map(|stream| (shown(&stream.name), stream.size_bytes)).collect();
+        let attributes = held.attributes(stat.node).await?;
         let path = normal(path);
         let name = path.rsplit('/').next().unwrap_or_default().to_owned();
-        Ok(FileEntry { name, path, stat: Some(stat), target, streams })
+        Ok(FileEntry { name, path, stat: Some(stat), target, streams, attributes })
     }
 }
 
@@ -433,12 +437,14 @@ fn received<T: Send + 'static>(
 
 fn root_of(volume: &Volume) -> FileEntry {
     let name = volume.segment.clone();
-    FileEntry { path: below("", &name), name, stat: None, target: None, streams: Vec::new() }
+    let (streams, attributes) = (Vec::new(), NodeAttributes::default());
+    FileEntry { path: below("", &name), name, stat: None, target: None, streams, attributes }
 }
 
 fn file(folder: &str, entry: DirectoryEntry) -> FileEntry {
     let name = shown(&entry.name);
-    FileEntry { path: below(folder, &name), name, stat: Some(entry.stat), target: None, streams: Vec::new() }
+    let (streams, attributes) = (Vec::new(), NodeAttributes::default());
+    FileEntry { path: below(folder, &name), name, stat: Some(entry.stat), target: None, streams, attributes }
 }
 
 /// Ends mounts whose backup was deleted, by whichever host.

@@ -90,6 +90,44 @@ pub(crate) mod filesystem {
     });
 }
 
+/// An optional interface of file-system readers that the contract 0.3.0 brought, with the one whose volumes it is asked about.
+pub(crate) mod attributes {
+    wasmtime::component::bindgen!({
+        inline: "
+            package tidemark:host-bindings;
+            world optional {
+                export tidemark:plugin/filesystem@0.1.0;
+                export tidemark:plugin/attributes@0.3.0;
+            }
+        ",
+        path: ["../../sdk/wit", "../../sdk/wit/0.2", "../../sdk/wit/0.3"],
+        world: "tidemark:host-bindings/optional",
+        exports: { default: async },
+        with: {
+            "tidemark:plugin/types@0.1.0": crate::bindings::host::tidemark::plugin::types,
+        },
+    });
+}
+
+/// The other one.
+pub(crate) mod placement {
+    wasmtime::component::bindgen!({
+        inline: "
+            package tidemark:host-bindings;
+            world optional {
+                export tidemark:plugin/filesystem@0.1.0;
+                export tidemark:plugin/placement@0.3.0;
+            }
+        ",
+        path: ["../../sdk/wit", "../../sdk/wit/0.2", "../../sdk/wit/0.3"],
+        world: "tidemark:host-bindings/optional",
+        exports: { default: async },
+        with: {
+            "tidemark:plugin/types@0.1.0": crate::bindings::host::tidemark::plugin::types,
+        },
+    });
+}
+
 pub(crate) mod volumes {
     wasmtime::component::bindgen!({
         path: "../../sdk/wit",

@@ -7,9 +7,9 @@
 use crate::manifest::PluginKind;
 
 /// The contract that new plugins are written against: the last of those below.
-pub const CONTRACT: &str = "0.2.0";
+pub const CONTRACT: &str = "0.3.0";
 /// Every contract whose plugins run here. One that was released is never taken away.
-pub const CONTRACTS: [&str; 2] = ["0.1.0", "0.2.0"];
+pub const CONTRACTS: [&str; 3] = ["0.1.0", "0.2.0", "0.3.0"];
 /// The contract that brought every interface that a plugin must export or may import.
 const FIRST: &str = "0.1.0";
 
@@ -56,6 +56,8 @@ const CLOCK: Interface = Interface::first("clock");
 const CRYPTO: Interface = Interface::first("crypto");
 const DISK: Interface = Interface::first("disk");
 pub(crate) const ABOUT: Interface = Interface { name: "about", since: "0.2.0" };
+pub(crate) const ATTRIBUTES: Interface = Interface { name: "attributes", since: "0.3.0" };
+pub(crate) const PLACEMENT: Interface = Interface { name: "placement", since: "0.3.0" };
 
 impl PluginKind {
     /// The host interfaces that its world names.
@@ -91,7 +93,8 @@ impl PluginKind {
     pub(crate) fn optional_exports(self) -> &'static [Interface] {
         match self {
             Self::Connector => &[ABOUT],
-            Self::StorageTarget | Self::GuestFilesystem | Self::VolumeReader | Self::Policy => &[],
+            Self::GuestFilesystem => &[ATTRIBUTES, PLACEMENT],
+            Self::StorageTarget | Self::VolumeReader | Self::Policy => &[],
         }
     }
 }
@@ -126,7 +129,7 @@ mod tests {
     fn every_spoken_contract_fits_and_no_other() {
         assert!(CONTRACTS.iter().all(|contract| contract_fits(contract)));
         assert_eq!(CONTRACTS.last(), Some(&CONTRACT));
-        for wrong in ["0.3.0", "0.2.1", "0.1.1", "1.0.0", "0.2", "0.2.0.0", "", "x.2.0"] {
+        for wrong in ["0.4.0", "0.2.1", "0.1.1", "1.0.0", "0.2", "0.2.0.0", "", "x.2.0"] {
             assert!(!contract_fits(wrong), "{wrong}");
         }
     }
@@ -140,5 +143,6 @@ mod tests {
         }
         assert!(ABOUT.is(&ABOUT.to_string()) && !ABOUT.is("tidemark:plugin/about@0.1.0"));
         assert!(ABOUT.is_in("0.2.0") && !ABOUT.is_in("0.1.0") && LOG.is_in("0.2.0"));
+        assert!(ATTRIBUTES.is_in("0.3.0") && !ATTRIBUTES.is_in("0.2.0") && ABOUT.is_in("0.3.0"));
     }
 }

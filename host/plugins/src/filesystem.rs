@@ -1,17 +1,25 @@
 //! A file-system reader, typed. Guest file systems are untrusted input, and so is the reader that parsed them: what
 //! it returns is bounded, its cursors have to advance, and it never gives more bytes than were asked for.
 
-use tidemark_model::ByteLen;
+mod exports;
+
+use tidemark_model::{ByteLen, GuestOffset};
 use wasmtime::component::ResourceAny;
 
-use crate::bindings::filesystem as wit;
 use crate::bindings::filesystem::exports::tidemark::plugin::filesystem as fs;
+use crate::bindings::placement::exports::tidemark::plugin0_3_0::placement as pl;
 use crate::error::{Error, ErrorKind};
 use crate::guest::{Guest, call_guest};
 use crate::offered::disk::MAX_READ_BYTES;
 use crate::offered::log::printable;
 
+pub(crate) use exports::{Exports, LinkedFilesystem};
+
 const MAX_NAME_BYTES: usize = 4096;
+/// Runs that a reader tells at once, at most.
+const MAX_RUNS: usize = 10_000;
+/// The longest access list that is shown.
+const MAX_ACCESS_BYTES: usize = 64 << 10;
 
 /// An open volume of one [`GuestFilesystem`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,9 +107,27 @@ pub struct NamedStream {
     pub size_bytes: u64,
 }
 
+/// What a file system keeps of a node beyond its stat.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NodeAttributes {
+    /// What is set, a word each: `read-only`, `hidden`, `immutable`.
+    pub flags: Vec<String>,
+    /// Who may do what, beyond mode and owners.
+    pub access_list: Option<String>,
+}
+
+/// Bytes of a file that lie together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlacedRun {
+    /// How many they are.
+    pub length: ByteLen,
+    /// Where on the disk; none for zeros.
+    pub offset: Option<GuestOffset>,
+}
+
 /// A running file-system reader.
 pub struct GuestFilesystem {
-    guest: Guest<wit::GuestFilesystem>,
+    guest: Guest<Exports>,
     volumes: Vec<ResourceAny>,
 }
 
@@ -118,7 +144,7 @@ macro_rules! call_volume {
 }
 
 impl GuestFilesystem {
-    pub(crate) async fn start(guest: Guest<wit::GuestFilesystem>, contract: &str) -> Result<Self, Error> {
+    pub(crate) async fn start(guest: Guest<Exports>, contract: &str) -> Result<Self, Error> {
         let mut filesystem = Self { guest, volumes: Vec::new() };
         let guest = &mut filesystem.guest;
         let said = call_guest!(guest, "describe", tidemark_plugin_filesystem.call_describe());
@@ -296,6 +322,62 @@ impl GuestFilesystem {
                 .nonsense("next-data", format!("asked from {offset}, it answers {found:?}")));
         }
         Ok(found)
+    }
+
+    /// What the file system keeps of a node beyond its stat; none where the reader does not tell it.
+    ///
+    /// # Errors
+    /// See [`ErrorKind`].
+    pub async fn attributes(&mut self, volume: VolumeId, node: u64) -> Result<Option<NodeAttributes>, Error> {
+        let handle = self.handle("attributes", volume)?;
+        let Some(interface) = self.guest.bindings.attributes() else { return Ok(None) };
+        let limit = self.guest.begin("attributes")?;
+        let call = interface.call_of_node(&mut self.guest.store, handle, node);
+        let outcome = tokio::time::timeout(limit, call).await;
+        let result = self.guest.settle("attributes", outcome)?;
+        let Some(told) = self.guest.returned("attributes", result)? else { return Ok(None) };
+        let flags = self.guest.bounded("attributes", told.flags)?;
+        if told.access_list.as_ref().is_some_and(|list| list.len() > MAX_ACCESS_BYTES) {
+            return Err(self.guest.nonsense("attributes", "an access list of more than 64 KiB".to_owned()));
+        }
+        let flags = flags.iter().map(|word| printable(word)).collect();
+        // All of it: half an access list would grant what the whole one denies.
+        let clean = |list: String| list.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let access_list = told.access_list.map(clean);
+        Ok(Some(NodeAttributes { flags, access_list }))
+    }
+
+    /// Where the bytes of a file from `offset` on lie, as far as is told at once, all of it inside a disk of `size` bytes; none
+    /// where they are to be had from the reader only.
+    ///
+    /// # Errors
+    /// See [`ErrorKind`]; [`ErrorKind::Invalid`] for runs that cannot be.
+    pub async fn placed(
+        &mut self,
+        volume: VolumeId,
+        node: u64,
+        offset: u64,
+        size: ByteLen,
+    ) -> Result<Option<Vec<PlacedRun>>, Error> {
+        let handle = self.handle("placement", volume)?;
+        let Some(interface) = self.guest.bindings.placement() else { return Ok(None) };
+        let limit = self.guest.begin("placement")?;
+        let call = interface.call_of_file(&mut self.guest.store, handle, node, offset);
+        let outcome = tokio::time::timeout(limit, call).await;
+        let result = self.guest.settle("placement", outcome)?;
+        let Some(told) = self.guest.returned("placement", result)? else { return Ok(None) };
+        if told.len() > MAX_RUNS || told.iter().any(|run| run.length == 0) {
+            let message = format!("{} runs, where at most {MAX_RUNS} may be and none is empty", told.len());
+            return Err(self.guest.nonsense("placement", message));
+        }
+        let ends = told.iter().filter_map(|run| run.offset.map(|offset| offset.checked_add(run.length)));
+        if ends.into_iter().any(|end| end.is_none_or(|end| end > size.0)) {
+            // Damage, and no fault of the reader's, who says so where it is read.
+            return Ok(None);
+        }
+        let run =
+            |run: pl::Run| PlacedRun { length: ByteLen(run.length), offset: run.offset.map(GuestOffset) };
+        Ok(Some(told.into_iter().map(run).collect()))
     }
 
     fn handle(&self, operation: &str, volume: VolumeId) -> Result<ResourceAny, Error> {

@@ -43,7 +43,8 @@ pub use connector::{
 pub use contract::{CONTRACT, CONTRACTS};
 pub use error::{Error, ErrorKind};
 pub use filesystem::{
-    DirectoryEntry, EntryPage, GuestFilesystem, NamedStream, NodeKind, NodeStat, VolumeId, VolumeInfo,
+    DirectoryEntry, EntryPage, GuestFilesystem, NamedStream, NodeAttributes, NodeKind, NodeStat, PlacedRun,
+    VolumeId, VolumeInfo,
 };
 pub use grants::{Denied, Grant, Grants, ParseGrantError, Rights, Target, covers};
 pub use http::{

@@ -14,6 +14,7 @@ use crate::cache::{CompileCache, revive};
 use crate::compile::Compiler;
 use crate::connector::LinkedConnector;
 use crate::error::{Error, ErrorKind};
+use crate::filesystem::LinkedFilesystem;
 use crate::inspect::{Inspection, look, validate};
 use crate::limits::Limits;
 use crate::manifest::{LanguageRuntime, Manifest, PluginKind};
@@ -63,7 +64,7 @@ pub(crate) struct Loaded {
 pub(crate) enum World {
     Connector(LinkedConnector),
     StorageTarget(storage::StorageTargetPre<State>),
-    GuestFilesystem(filesystem::GuestFilesystemPre<State>),
+    GuestFilesystem(LinkedFilesystem),
     VolumeReader(volumes::VolumeReaderPre<State>),
     Policy(policy::PolicyPre<State>),
 }
@@ -196,9 +197,7 @@ impl World {
             }
             PluginKind::GuestFilesystem => {
                 filesystem::GuestFilesystem::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
-                Self::GuestFilesystem(filesystem::GuestFilesystemPre::new(
-                    linker.instantiate_pre(component)?,
-                )?)
+                Self::GuestFilesystem(LinkedFilesystem::new(linker.instantiate_pre(component)?, exports)?)
             }
             PluginKind::VolumeReader => {
                 volumes::VolumeReader::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;

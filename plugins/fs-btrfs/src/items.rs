@@ -1,5 +1,6 @@
 //! The items of a subvolume's tree that say what files are.
 
+use tidemark_plugin::attributes::NodeAttributes;
 use tidemark_plugin::fields::{byte, le16, le32, le64, slice};
 use tidemark_plugin::guest_filesystem::NodeKind;
 use tidemark_plugin::nodes::{FileStat, nanoseconds};
@@ -26,7 +27,23 @@ pub(crate) struct Inode {
     pub(crate) stat: FileStat,
     /// Its data have checksums.
     pub(crate) summed: bool,
+    flags: u64,
 }
+
+/// Flags that are the user's, with their words: those of chattr(1), and what only btrfs has.
+const MARKS: [(u64, &str); 11] = [
+    (0x1, "no-checksums"),
+    (0x2, "no-copy-on-write"),
+    (0x4, "read-only"),
+    (0x8, "no-compression"),
+    (0x20, "synchronous"),
+    (0x40, "immutable"),
+    (0x80, "append-only"),
+    (0x100, "no-dump"),
+    (0x200, "no-access-time"),
+    (0x400, "synchronous-directory"),
+    (0x800, "compressed"),
+];
 
 impl Inode {
     pub(crate) fn parse(item: &[u8]) -> Result<Self> {
@@ -53,7 +70,12 @@ impl Inode {
             group: Some(le32(item, 48)?.to_string()),
             links: le32(item, 40)?,
         };
-        Ok(Self { stat, summed: le64(item, 64)? & NO_DATA_SUM == 0 })
+        let flags = le64(item, 64)?;
+        Ok(Self { stat, summed: flags & NO_DATA_SUM == 0, flags })
+    }
+
+    pub(crate) fn attributes(&self) -> NodeAttributes {
+        NodeAttributes::of(self.flags, &MARKS)
     }
 }
 

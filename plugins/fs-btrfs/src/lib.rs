@@ -53,4 +53,4 @@ impl GuestFilesystem for Btrfs {
     }
 }
 
-tidemark_plugin::export_guest_filesystem!(Btrfs);
+tidemark_plugin::export_guest_filesystem!(Btrfs, attributes);

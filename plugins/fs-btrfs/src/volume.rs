@@ -1,5 +1,6 @@
 //! The open file system.
 
+use tidemark_plugin::attributes::NodeAttributes;
 use tidemark_plugin::disk::CachedDisk;
 use tidemark_plugin::fields::index;
 use tidemark_plugin::guest_filesystem::{NodeKind, VolumeInfo};
@@ -61,7 +62,7 @@ impl Opened {
     fn file(&self, number: u64) -> Result<(File<'_>, u64)> {
         let Node { subvolume, inode, .. } = Node::numbered(number);
         let subvolume = self.subvolumes.at(&self.blocks, subvolume)?;
-        let Inode { stat, summed } = self.inode(subvolume, inode)?;
+        let Inode { stat, summed, .. } = self.inode(subvolume, inode)?;
         let sums = if summed { Some(root(&self.blocks, SUMS)?) } else { None };
         let file = File { blocks: &self.blocks, tree: subvolume.tree, inode, sums, unpacked: &self.unpacked };
         Ok((file, stat.size_bytes))
@@ -202,6 +203,14 @@ impl InodeReader for Opened {
         let mut target = vec![0; index(size)?];
         file.read(0, &mut target)?;
         Ok(target)
+    }
+
+    fn attributes(&self, number: u64) -> Result<NodeAttributes> {
+        let Node { subvolume, inode, .. } = Node::numbered(number);
+        if inode == EMPTY {
+            return Ok(NodeAttributes::of(0, &[]));
+        }
+        self.inode(self.subvolumes.at(&self.blocks, subvolume)?, inode).map(|inode| inode.attributes())
     }
 
     fn next_data(&self, number: u64, offset: u64, size: u64) -> Result<Option<u64>> {

@@ -1,5 +1,6 @@
 //! An inode: everything about a file but its name (ext4 disk layout, "Index Nodes").
 
+use tidemark_plugin::attributes::NodeAttributes;
 use tidemark_plugin::fields::{byte, le16, le32, slice};
 use tidemark_plugin::guest_filesystem::NodeKind;
 use tidemark_plugin::nodes::{FileStat, nanoseconds};
@@ -19,6 +20,28 @@ const COUNTS_BLOCKS: u32 = 0x4_0000;
 const EXTENTS: u32 = 0x8_0000;
 const HOLDS_ATTRIBUTE: u32 = 0x20_0000;
 const INLINE: u32 = 0x1000_0000;
+/// Flags that are the user's, with their words: those of chattr(1).
+const MARKS: [(u64, &str); 19] = [
+    (0x1, "secure-deletion"),
+    (0x2, "undeletable"),
+    (0x4, "compressed"),
+    (0x8, "synchronous"),
+    (0x10, "immutable"),
+    (0x20, "append-only"),
+    (0x40, "no-dump"),
+    (0x80, "no-access-time"),
+    (0x400, "no-compression"),
+    (0x800, "encrypted"),
+    (0x4000, "data-journaling"),
+    (0x8000, "no-tail-merging"),
+    (0x1_0000, "synchronous-directory"),
+    (0x2_0000, "top-of-directory-tree"),
+    (0x10_0000, "verity"),
+    (0x80_0000, "no-copy-on-write"),
+    (0x200_0000, "dax"),
+    (0x2000_0000, "project-inheriting"),
+    (0x4000_0000, "case-insensitive"),
+];
 
 /// An inode that is in use, and whose checksum is right.
 #[derive(Debug)]
@@ -139,6 +162,10 @@ impl Inode {
             at += (16 + length).next_multiple_of(4);
         }
         Ok(None)
+    }
+
+    pub(crate) fn attributes(&self) -> NodeAttributes {
+        NodeAttributes::of(self.flags.into(), &MARKS)
     }
 
     /// What it holds lies in it.

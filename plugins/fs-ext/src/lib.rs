@@ -21,11 +21,12 @@ mod tests;
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use tidemark_plugin::attributes::NodeAttributes;
 use tidemark_plugin::disk::CachedDisk;
 use tidemark_plugin::fields::index;
 use tidemark_plugin::guest_filesystem::{GuestFilesystem, Volume, VolumeInfo};
 use tidemark_plugin::nodes::{ByInode, FileStat, InodeReader};
-use tidemark_plugin::{Description, Error, Result, description};
+use tidemark_plugin::{Description, Error, Result, description, placement};
 
 use crate::filesystem::FileSystem;
 use crate::inode::Inode;
@@ -215,6 +216,22 @@ impl InodeReader for Opened {
         target.ok_or_else(|| Error::corrupt(format!("the link {} of {size} bytes is damaged", inode.number)))
     }
 
+    fn attributes(&self, inode: u64) -> Result<NodeAttributes> {
+        self.inode(inode).map(|inode| inode.attributes())
+    }
+
+    /// Where the journal was replayed, what it has lies in memory only.
+    fn placed(&self, inode: u64, offset: u64, size: u64) -> Result<Option<Vec<placement::Run>>> {
+        let inode = self.inode(inode)?;
+        inode.readable()?;
+        if self.replayed || inode.inline() {
+            return Ok(None);
+        }
+        let window = self.window(&inode, offset)?;
+        let end = window.to.min(size);
+        Ok(Some(window.runs.placed(offset, end, end)))
+    }
+
     fn next_data(&self, inode: u64, offset: u64, size: u64) -> Result<Option<u64>> {
         let inode = self.inode(inode)?;
         inode.readable()?;
@@ -233,4 +250,4 @@ impl InodeReader for Opened {
     }
 }
 
-tidemark_plugin::export_guest_filesystem!(Ext);
+tidemark_plugin::export_guest_filesystem!(Ext, attributes, placement);

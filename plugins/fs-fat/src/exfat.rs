@@ -103,7 +103,7 @@ impl Layout for Exfat {
     fn item(&self, clusters: &Clusters, node: u64) -> Result<Item> {
         if node == ROOT {
             let stat = FileStat { links: 1, ..FileStat::of(NodeKind::Directory) };
-            return Ok(Item { stat, place: self.root, written: u64::MAX });
+            return Ok(Item { stat, place: self.root, written: u64::MAX, marks: 0 });
         }
         Self::set(clusters, node)?.item()
     }

@@ -114,7 +114,7 @@ impl Layout for FatVolume {
     fn item(&self, clusters: &Clusters, node: u64) -> Result<Item> {
         if node == ROOT {
             let stat = FileStat { links: 1, ..FileStat::of(NodeKind::Directory) };
-            return Ok(Item { stat, place: self.root, written: u64::MAX });
+            return Ok(Item { stat, place: self.root, written: u64::MAX, marks: 0 });
         }
         let in_root = matches!(self.root, Place::Fixed(at, length) if node >= at && node - at < length);
         if !node.is_multiple_of(ENTRY as u64) || !(in_root || clusters.holding(node).is_ok()) {
@@ -203,5 +203,6 @@ fn item(entry: &[u8; ENTRY], wide: bool) -> Result<Item> {
         links: 1,
         ..FileStat::of(kind)
     };
-    Ok(Item { stat, place, written: if folder { u64::MAX } else { size } })
+    let written = if folder { u64::MAX } else { size };
+    Ok(Item { stat, place, written, marks: entry[11].into() })
 }

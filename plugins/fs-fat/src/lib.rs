@@ -46,4 +46,4 @@ impl GuestFilesystem for Fat {
     }
 }
 
-tidemark_plugin::export_guest_filesystem!(Fat);
+tidemark_plugin::export_guest_filesystem!(Fat, attributes, placement);

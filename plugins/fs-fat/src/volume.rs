@@ -4,11 +4,12 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use tidemark_plugin::attributes::NodeAttributes;
 use tidemark_plugin::disk::{CachedDisk, Run, Runs};
 use tidemark_plugin::fields::index;
 use tidemark_plugin::guest_filesystem::VolumeInfo;
 use tidemark_plugin::nodes::{FileStat, InodeReader};
-use tidemark_plugin::{Error, Result};
+use tidemark_plugin::{Error, Result, placement};
 
 use crate::clusters::{Clusters, Place};
 use crate::exfat::Exfat;
@@ -19,6 +20,9 @@ pub(crate) const ROOT: u64 = 1;
 /// Folders of which is known who they are: enough for any real volume, and a few megabytes.
 const MAX_KNOWN: usize = 1 << 17;
 
+/// A file's bits with their words.
+const MARKS: [(u64, &str); 4] = [(0x01, "read-only"), (0x02, "hidden"), (0x04, "system"), (0x20, "archive")];
+
 /// A file or a folder.
 #[derive(Debug, Clone)]
 pub(crate) struct Item {
@@ -26,6 +30,8 @@ pub(crate) struct Item {
     pub(crate) place: Place,
     /// Bytes that were written, from the beginning on; what follows reads as zeros.
     pub(crate) written: u64,
+    /// As they are on the disk; the low byte is the same for all four.
+    pub(crate) marks: u16,
 }
 
 /// What differs between FAT and exFAT.
@@ -154,6 +160,15 @@ impl InodeReader for Opened {
 
     fn readlink(&self, _: u64) -> Result<Vec<u8>> {
         Err(Error::config("FAT and exFAT have no symbolic links"))
+    }
+
+    fn attributes(&self, node: u64) -> Result<NodeAttributes> {
+        let item = self.layout.item(&self.clusters, node)?;
+        Ok(NodeAttributes::of(u64::from(item.marks), &MARKS))
+    }
+
+    fn placed(&self, node: u64, offset: u64, size: u64) -> Result<Option<Vec<placement::Run>>> {
+        Ok(Some(self.runs(node)?.placed(offset, size, size)))
     }
 
     fn next_data(&self, node: u64, offset: u64, size: u64) -> Result<Option<u64>> {

@@ -49,4 +49,4 @@ impl GuestFilesystem for Iso {
     }
 }
 
-tidemark_plugin::export_guest_filesystem!(Iso);
+tidemark_plugin::export_guest_filesystem!(Iso, attributes, placement);

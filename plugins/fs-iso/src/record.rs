@@ -8,6 +8,7 @@ use crate::times::short;
 /// Bytes of a record before its name.
 const HEAD: usize = 33;
 /// Bits of the flags.
+const HIDDEN: u8 = 0x01;
 const FOLDER: u8 = 0x02;
 const ASSOCIATED: u8 = 0x04;
 const CONTINUED: u8 = 0x80;
@@ -20,6 +21,8 @@ pub(crate) struct Record {
     pub(crate) block: u32,
     pub(crate) size: u32,
     pub(crate) modified_ns: Option<i64>,
+    /// Not to be shown to users who do not ask for it.
+    pub(crate) hidden: bool,
     pub(crate) folder: bool,
     /// It is about another file of the same name, and no file for itself.
     pub(crate) associated: bool,
@@ -45,6 +48,7 @@ impl Record {
             block: block.ok_or_else(|| Error::corrupt("a file that lies beyond all bounds"))?,
             size: both32(bytes, 10)?,
             modified_ns: short(array(bytes, 18)?),
+            hidden: flags & HIDDEN != 0,
             folder: flags & FOLDER != 0,
             associated: flags & ASSOCIATED != 0,
             continued: flags & CONTINUED != 0,

@@ -8,6 +8,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 use tidemark_fs_testing::{Checks, Content, Image, Tree, Wanted};
+use tidemark_plugin::attributes::Attributes;
 use tidemark_plugin::disk::CachedDisk;
 use tidemark_plugin::guest_filesystem::GuestVolume;
 use tidemark_plugin::nodes::ByInode;
@@ -97,7 +98,7 @@ fn rock_ridge_gives_all_of_a_file() {
         let named = (info.filesystem.as_str(), info.label.as_str(), info.uuid.len());
         assert_eq!(named, ("iso9660", "LABEL", 22), "{tool} {options}");
         assert!(info.warnings.is_empty() && info.total_bytes <= image.size(), "{tool} {options}: {info:?}");
-        let mut found = Tree::read(&volume);
+        let mut found = Tree::read_placed(&volume, &image.disk());
         // The folder that held the too deep ones is empty.
         for name in [&b"/rr_moved"[..], b"/moved"] {
             assert!(found.0.remove(name).is_none_or(|item| item.content == Content::Folder));
@@ -179,4 +180,16 @@ fn what_is_not_read_is_said() {
     let words = "the file is compressed (zisofs) or sparse in Rock Ridge's way: copy it in the guest";
     assert_eq!((kind, message.as_str()), (ErrorKind::Unsupported, words));
     assert!(volume.read(odd.node, Some(b"x".to_vec()), 0, 1).is_err() && volume.readlink(odd.node).is_err());
+}
+
+#[test]
+fn hidden_files_are_shown_as_such() {
+    let (home, _) = source(WANTED);
+    let image = disc(GENISOIMAGE, "-R -hidden small", home.path());
+    let volume = opened(image.disk()).unwrap();
+    let flags = |name: &str| {
+        let node = volume.lookup(volume.root(), name.into()).unwrap().node;
+        volume.attributes(node).unwrap().flags
+    };
+    assert_eq!((flags("small"), flags("few")), (vec!["hidden".to_owned()], vec![]));
 }

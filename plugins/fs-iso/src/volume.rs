@@ -4,11 +4,12 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use tidemark_plugin::attributes::NodeAttributes;
 use tidemark_plugin::disk::{CachedDisk, Run, Runs};
 use tidemark_plugin::fields::{index, wtf8};
 use tidemark_plugin::guest_filesystem::{NodeKind, VolumeInfo};
 use tidemark_plugin::nodes::{FileStat, InodeReader, Names};
-use tidemark_plugin::{Error, ErrorKind, Result};
+use tidemark_plugin::{Error, ErrorKind, Result, placement};
 
 use crate::descriptors::{Descriptor, Descriptors, units_be};
 use crate::folder::{Found, each_record, record_at};
@@ -307,6 +308,15 @@ impl InodeReader for Opened {
         let mut bytes = vec![0; index(u64::from(length))?];
         self.runs(node)?.read(&self.disk, offset, &mut bytes)?;
         Ok(bytes)
+    }
+
+    fn attributes(&self, node: u64) -> Result<NodeAttributes> {
+        let (record, _) = self.record(node)?;
+        Ok(NodeAttributes::of(u64::from(record.hidden), &[(1, "hidden")]))
+    }
+
+    fn placed(&self, node: u64, offset: u64, size: u64) -> Result<Option<Vec<placement::Run>>> {
+        Ok(Some(self.runs(node)?.placed(offset, size, size)))
     }
 
     fn readlink(&self, node: u64) -> Result<Vec<u8>> {

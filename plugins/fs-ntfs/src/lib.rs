@@ -5,7 +5,7 @@
 //!                               ├─ table       records of the MFT ─▶ record ─▶ attribute
 //!                               ├─ stream      a file's bytes ─▶ mapping (run lists), lznt1
 //!                               ├─ index       directories, and the index of security descriptors
-//!                               ├─ security    who owns a file
+//!                               ├─ security    who owns a file, and sddl: who may do what with it
 //!                               ├─ reparse     links, and contents that lie elsewhere
 //!                               └─ log         whether Windows had finished
 //! ```
@@ -21,6 +21,7 @@ mod lznt1;
 mod mapping;
 mod record;
 mod reparse;
+mod sddl;
 mod security;
 mod stream;
 mod table;
@@ -57,4 +58,4 @@ impl GuestFilesystem for Reader {
     }
 }
 
-tidemark_plugin::export_guest_filesystem!(Reader);
+tidemark_plugin::export_guest_filesystem!(Reader, attributes, placement);

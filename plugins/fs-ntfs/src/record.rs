@@ -1,6 +1,6 @@
 //! A record of the MFT.
 
-use tidemark_plugin::fields::{le16, le32, le64, slice};
+use tidemark_plugin::fields::{array, le16, le32, le64, slice};
 use tidemark_plugin::{Error, Result};
 
 use crate::attribute::Attribute;
@@ -113,14 +113,16 @@ pub(crate) fn undo_update_sequence(bytes: &mut [u8]) -> Result<()> {
     if count != bytes.len() / STRIDE + 1 || at % 2 != 0 || at + 2 * count > STRIDE - 2 {
         return Err(Error::corrupt("its update sequence is impossible"));
     }
-    let sequence: Vec<u8> = slice(bytes, at, 2 * count)?.to_vec();
-    let (expected, originals) = sequence.split_at(2);
-    for (number, (block, original)) in bytes.chunks_mut(STRIDE).zip(originals.chunks(2)).enumerate() {
-        let end = block.get_mut(STRIDE - 2..).ok_or_else(|| Error::corrupt("it ends early"))?;
+    let expected: [u8; 2] = array(bytes, at)?;
+    for number in 0..count - 1 {
+        // Within the first sector, before its end.
+        let original: [u8; 2] = array(bytes, at + 2 + 2 * number)?;
+        let place = (number + 1) * STRIDE - 2;
+        let end = bytes.get_mut(place..place + 2).ok_or_else(|| Error::corrupt("it ends early"))?;
         if end != expected {
             return Err(Error::corrupt(format!("sector {number} of it was not written with the others")));
         }
-        end.copy_from_slice(original);
+        end.copy_from_slice(&original);
     }
     Ok(())
 }

@@ -29,6 +29,8 @@ pub(crate) struct Security {
     /// Where each is; none where the volume has no such index, or a damaged one.
     places: OnceCell<Option<Places>>,
     owners: RefCell<HashMap<u32, Owner>>,
+    /// The descriptor of its own that a file had last, which the next one often has too.
+    last: RefCell<(Vec<u8>, Owner)>,
 }
 
 #[derive(Debug)]
@@ -44,15 +46,32 @@ impl Security {
         if let Some(owner) = self.owners.borrow().get(&number) {
             return owner.clone();
         }
-        let places = self.places.get_or_init(|| Places::read(table).ok());
-        let owner = places.as_ref().and_then(|places| places.owner(table, number).ok());
-        let owner = owner.unwrap_or_default();
+        let descriptor = self.descriptor(table, number);
+        let owner = descriptor.and_then(|descriptor| owner_in(&descriptor).ok()).unwrap_or_default();
         let mut owners = self.owners.borrow_mut();
         if owners.len() >= MAX_DESCRIPTORS {
             owners.clear();
         }
         owners.insert(number, owner.clone());
         owner
+    }
+
+    /// The owner in a descriptor that a file has for itself, as before NTFS 3.0; nobody where it is damaged.
+    pub(crate) fn owner_in(&self, descriptor: &[u8]) -> Owner {
+        let mut last = self.last.borrow_mut();
+        if last.0 != descriptor {
+            *last = (descriptor.to_vec(), owner_in(descriptor).unwrap_or_default());
+        }
+        last.1.clone()
+    }
+
+    /// A descriptor by its number; none where it is not known.
+    pub(crate) fn descriptor(&self, table: &Table, number: u32) -> Option<Vec<u8>> {
+        self.places(table)?.descriptor(table, number).ok()
+    }
+
+    fn places(&self, table: &Table) -> Option<&Places> {
+        self.places.get_or_init(|| Places::read(table).ok()).as_ref()
     }
 }
 
@@ -73,19 +92,19 @@ impl Places {
         Ok(Self { descriptors, at })
     }
 
-    fn owner(&self, table: &Table, number: u32) -> Result<Owner> {
+    fn descriptor(&self, table: &Table, number: u32) -> Result<Vec<u8>> {
         let found = self.at.get(&number).filter(|(_, length)| (HEADER..MAX_DESCRIPTOR).contains(length));
         let (at, length) = *found.ok_or_else(|| Error::not_found("no such descriptor"))?;
         let bytes = self.descriptors.read(&table.disk, at, length)?;
         if le32(&bytes, 4)? != number {
             return Err(Error::corrupt("a security descriptor of another number"));
         }
-        owner_in(slice(&bytes, 20, bytes.len().saturating_sub(20))?)
+        Ok(bytes.get(20..).unwrap_or_default().to_vec())
     }
 }
 
 /// Owner and group of a self-relative descriptor ([MS-DTYP] 2.4.6).
-pub(crate) fn owner_in(descriptor: &[u8]) -> Result<Owner> {
+fn owner_in(descriptor: &[u8]) -> Result<Owner> {
     let sid = |at: usize| match usize::try_from(le32(descriptor, at)?) {
         Ok(0) | Err(_) => Ok(None),
         Ok(offset) => sid(descriptor, offset).map(Some),
@@ -94,7 +113,7 @@ pub(crate) fn owner_in(descriptor: &[u8]) -> Result<Owner> {
 }
 
 /// A security identifier as text ([MS-DTYP] 2.4.2).
-fn sid(bytes: &[u8], at: usize) -> Result<String> {
+pub(crate) fn sid(bytes: &[u8], at: usize) -> Result<String> {
     let [revision, count] = array(bytes, at)?;
     let mut authority = [0; 8];
     for (to, from) in authority.iter_mut().skip(2).zip(array::<6>(bytes, at.saturating_add(2))?) {

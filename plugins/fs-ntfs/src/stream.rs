@@ -4,6 +4,7 @@ use std::cell::RefCell;
 
 use tidemark_plugin::disk::{CachedDisk, Runs};
 use tidemark_plugin::fields::index;
+use tidemark_plugin::placement::Run;
 use tidemark_plugin::{Error, Result};
 
 use crate::attribute::{COMPRESSED, ENCRYPTED, Extent, Form};
@@ -145,6 +146,16 @@ impl Stream {
             Body::Runs(runs) | Body::Compressed { runs, .. } => {
                 self.size > 0 && runs.next_data(0, u64::MAX).is_none()
             }
+        }
+    }
+
+    /// Where the bytes from `offset` on lie; none where they are not there as they are.
+    pub(crate) fn placed(&self, offset: u64) -> Option<Vec<Run>> {
+        match &self.body {
+            Body::Runs(runs) if self.flags & ENCRYPTED == 0 => {
+                Some(runs.placed(offset, self.initialized, self.size))
+            }
+            _ => None,
         }
     }
 

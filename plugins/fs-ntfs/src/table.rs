@@ -33,7 +33,9 @@ pub(crate) struct Table {
 pub(crate) struct File {
     pub(crate) reference: Reference,
     pub(crate) is_directory: bool,
-    records: Vec<Record>,
+    first: Record,
+    /// Those that it is continued in.
+    others: Vec<Record>,
 }
 
 /// One line of a list of attributes: where a piece of an attribute is.
@@ -142,16 +144,16 @@ impl Table {
             return Err(Error::unsupported(format!("a file with {} records", holders.len())));
         }
         let is_directory = first.is_directory;
-        let mut records = vec![first];
+        let mut others = Vec::new();
         for holder in holders {
             let record = self.record(holder)?;
             if record.base.is_none_or(|base| base.record != own.record) {
                 let message = format!("record {} of the MFT belongs to another file", holder.record);
                 return Err(Error::corrupt(message));
             }
-            records.push(record);
+            others.push(record);
         }
-        Ok(File { reference: own, is_directory, records })
+        Ok(File { reference: own, is_directory, first, others })
     }
 
     /// The list of a file's attributes, where it has one.
@@ -200,7 +202,7 @@ impl Table {
 impl File {
     /// The attributes of all its records.
     pub(crate) fn attributes(&self) -> impl Iterator<Item = Result<Attribute<'_>>> {
-        self.records.iter().flat_map(Record::attributes)
+        std::iter::once(&self.first).chain(&self.others).flat_map(Record::attributes)
     }
 
     /// The value of an attribute that lies in a record, where the file has it.

@@ -3,8 +3,9 @@
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use tidemark_fs_testing::{Checks, Damage, Image, Tree, Wanted};
+use tidemark_fs_testing::{Checks, Damage, Image, Tree, Wanted, run_as_root};
 use tidemark_plugin::ErrorKind;
+use tidemark_plugin::attributes::Attributes;
 use tidemark_plugin::guest_filesystem::{GuestVolume, NodeKind};
 use tidemark_plugin::nodes::ByInode;
 
@@ -44,15 +45,17 @@ fn every_cluster_size_gives_every_byte() {
         let info = GuestVolume::info(&reader);
         assert_eq!((info.filesystem.as_str(), info.label.as_str()), ("ntfs", "label"));
         assert!(info.warnings.is_empty() && info.uuid.len() == 16, "{info:?}");
-        tree.compare(&Tree::read(&reader), CHECKS, &format!("clusters of {cluster}"));
+        let found = Tree::read_placed(&reader, &image.disk());
+        tree.compare(&found, CHECKS, &format!("clusters of {cluster}"));
     }
 }
 
 #[test]
-fn a_hundred_thousand_files_and_five_gibibytes_of_nothing() {
-    let wanted = Wanted { sparse: 5 << 30, many: 100_000, large: 20 << 20, ..SMALL };
+fn thousands_of_files_and_five_gibibytes_of_nothing() {
+    // A hundred thousand are read end to end.
+    let wanted = Wanted { sparse: 5 << 30, many: 10_000, large: 20 << 20, ..SMALL };
     let (image, tree) = volume(8 << 30, "", "", |folder| wanted.fill(folder));
-    tree.compare(&Tree::read(&opened(&image)), CHECKS, "a large volume");
+    tree.compare(&Tree::read_placed(&opened(&image), &image.disk()), CHECKS, "a large volume");
 }
 
 #[test]
@@ -76,7 +79,7 @@ fn compressed_files_are_read() {
     });
     let used = image.run("ntfsinfo", "-F text -q");
     assert!(used.contains("COMPRESSED"), "nothing was compressed: {used}");
-    tree.compare(&Tree::read(&opened(&image)), CHECKS, "compressed");
+    tree.compare(&Tree::read_placed(&opened(&image), &image.disk()), CHECKS, "compressed");
 }
 
 #[test]
@@ -99,7 +102,7 @@ fn a_file_in_thousands_of_pieces_is_whole() {
     });
     let listed = image.run("ntfsinfo", "-F pieces");
     assert!(listed.contains("$ATTRIBUTE_LIST"), "the file has no list of attributes: {listed}");
-    tree.compare(&Tree::read(&opened(&image)), CHECKS, "thousands of pieces");
+    tree.compare(&Tree::read_placed(&opened(&image), &image.disk()), CHECKS, "thousands of pieces");
 }
 
 #[test]
@@ -129,6 +132,32 @@ fn streams_links_and_owners_are_told() {
     assert_eq!(missing.kind, ErrorKind::NotFound);
     let link = reader.lookup(reader.root(), b"link".to_vec()).unwrap();
     assert_eq!((link.kind, reader.readlink(link.node).unwrap()), (NodeKind::Symlink, b"file".to_vec()));
+}
+
+#[test]
+fn what_is_set_and_who_may_do_what_is_told() {
+    // Owner and group are administrators and SYSTEM; the one may do all, the other is denied to write.
+    let descriptor = "010004801400000024000000000000003000000001020000000000052000000020020000010100000000000512000000\
+                      0200300002000000010014001601120001010000000000051200000000031800ff011f0001020000000000052000000020020000";
+    let (image, _) = volume(64 << 20, "", "permissions", |folder| {
+        std::fs::write(folder.join("marked"), vec![1; 9000]).unwrap();
+        std::fs::write(folder.join("plain"), b"").unwrap();
+        // Hidden, system, read-only, not to be indexed.
+        for (name, value) in [("ntfs_attrib_be", "00002007"), ("ntfs_acl", descriptor)] {
+            let marked = folder.join("marked").display().to_string();
+            let set = "import os, sys; os.setxattr(sys.argv[1], 'system.' + sys.argv[2], bytes.fromhex(sys.argv[3]))";
+            run_as_root("python3", ["-c", set, &marked, name, value]);
+        }
+    });
+    let reader = opened(&image);
+    let attributes = |name: &str| {
+        let node = reader.lookup(reader.root(), name.into()).unwrap().node;
+        reader.attributes(node).unwrap()
+    };
+    let marked = attributes("marked");
+    assert_eq!(marked.flags, ["read-only", "hidden", "system", "not-content-indexed"]);
+    assert_eq!(marked.access_list.as_deref(), Some("O:BAG:SYD:(D;;FW;;;SY)(A;OICI;FA;;;BA)"));
+    assert!(attributes("plain").access_list.is_some_and(|list| list.starts_with("O:BA")));
 }
 
 #[test]

@@ -3,20 +3,21 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use tidemark_plugin::attributes::NodeAttributes;
 use tidemark_plugin::disk::CachedDisk;
 use tidemark_plugin::fields::{le16, le32, le64, units_le, wtf8};
 use tidemark_plugin::guest_filesystem::{NamedStream, NodeKind, VolumeInfo};
 use tidemark_plugin::nodes::{FileStat, InodeReader};
-use tidemark_plugin::{Error, Result};
+use tidemark_plugin::{Error, Result, placement};
 
 use crate::attribute::{Attribute, Form, kind, utf16};
 use crate::boot::Boot;
 use crate::record::Reference;
 use crate::reparse::{self, Reparse};
-use crate::security::{self, Owner, Security};
+use crate::security::Security;
 use crate::stream::Stream;
 use crate::table::{File, Table};
-use crate::{index, log};
+use crate::{index, log, sddl};
 
 /// Records before this one are the file system's own.
 const FIRST_FILE: u64 = 24;
@@ -27,6 +28,25 @@ const VOLUME_DIRTY: u16 = 1;
 /// Bits of a file's attributes.
 const SYSTEM: u32 = 0x4;
 const REPARSE: u32 = 0x400;
+/// All of them that say something of a file ([MS-FSCC] 2.6), with their words.
+const MARKS: [(u64, &str); 16] = [
+    (0x1, "read-only"),
+    (0x2, "hidden"),
+    (0x4, "system"),
+    (0x20, "archive"),
+    (0x100, "temporary"),
+    (0x200, "sparse"),
+    (0x400, "reparse-point"),
+    (0x800, "compressed"),
+    (0x1000, "offline"),
+    (0x2000, "not-content-indexed"),
+    (0x4000, "encrypted"),
+    (0x8000, "integrity-stream"),
+    (0x2_0000, "no-scrub-data"),
+    (0x8_0000, "pinned"),
+    (0x10_0000, "unpinned"),
+    (0x40_0000, "recall-on-data-access"),
+];
 const MAX_REPARSE: u32 = 16 << 10;
 /// The longest link of Interix.
 const MAX_INTERIX: u64 = 8 + 2 * 4096;
@@ -112,14 +132,10 @@ impl Ntfs {
         Ok(Reparse::Plain)
     }
 
-    fn owner(&self, file: &File, standard: &Standard) -> Result<Owner> {
-        if let Some(number) = standard.security {
-            return Ok(self.security.owner(&self.table, number));
-        }
-        // As NTFS did before version 3.
+    /// A file's own security descriptor, as files had before NTFS 3.0.
+    fn own_descriptor(&self, file: &File) -> Result<Option<Vec<u8>>> {
         let own = Stream::of(&self.table, file, kind::SECURITY_DESCRIPTOR, &[])?;
-        let own = own.map(|own| own.all(&self.table.disk, 1 << 16)).transpose()?;
-        Ok(own.and_then(|own| security::owner_in(&own).ok()).unwrap_or_default())
+        own.map(|own| own.all(&self.table.disk, 1 << 16)).transpose()
     }
 
     /// The data of a file or a named stream of it; none where it has none.
@@ -131,12 +147,9 @@ impl Ntfs {
             return Ok(Some(Rc::clone(stream)));
         }
         let file = self.file(node)?;
-        if name.is_empty() {
-            self.expect_here(&file)?;
-        }
+        let is_plain = name.is_empty().then(|| self.expect_here(&file)).transpose()?.unwrap_or(true);
         let Some(stream) = Stream::of(&self.table, &file, kind::DATA, name)? else { return Ok(None) };
-        let is_plain = Standard::of(&file)?.attributes & REPARSE == 0;
-        if name.is_empty() && !is_plain && stream.is_hole() {
+        if !is_plain && stream.is_hole() {
             let message = "the file cannot be read: its contents are put together by a driver of the guest; restore the disk";
             return Err(Error::unsupported(message));
         }
@@ -145,16 +158,17 @@ impl Ntfs {
         Ok(Some(stream))
     }
 
-    /// That a file's bytes are those of its own data.
-    fn expect_here(&self, file: &File) -> Result<()> {
-        match self.reparse(file, &Standard::of(file)?)? {
+    /// That a file's bytes are those of its own data; whether no driver has a say in it.
+    fn expect_here(&self, file: &File) -> Result<bool> {
+        let standard = Standard::of(file)?;
+        match self.reparse(file, &standard)? {
             Reparse::Elsewhere(why) => Err(Error::unsupported(format!("the file cannot be read: {why}"))),
             Reparse::Overlay(_) => {
                 let message =
                     "the file was compressed by Windows (compact /exe), which is not read; restore the disk";
                 Err(Error::unsupported(message))
             }
-            _ => Ok(()),
+            _ => Ok(standard.attributes & REPARSE == 0),
         }
     }
 }
@@ -186,30 +200,40 @@ impl InodeReader for Ntfs {
         self.root.node()
     }
 
+    /// One pass over the attributes: a folder may have a hundred thousand files.
     fn stat(&self, node: u64) -> Result<FileStat> {
         let file = self.file(node)?;
-        let standard = Standard::of(&file)?;
-        let (mut links, mut size) = (0, 0);
+        let (mut links, mut size, mut standard, mut descriptor) = (0, 0, None, None);
         for attribute in file.attributes() {
-            let attribute = attribute?;
-            match (&attribute, attribute.form) {
-                (Attribute { kind: kind::FILE_NAME, .. }, Form::Resident(name)) => {
-                    links += u32::from(index::is_shown(name)?);
+            let Attribute { kind, name, form, .. } = attribute?;
+            match (kind, form) {
+                (kind::STANDARD_INFORMATION, Form::Resident(value)) => {
+                    standard = Some(Standard::parse(value)?)
                 }
-                (data, Form::Resident(value)) if data.is(kind::DATA, &[]) => size = value.len() as u64,
-                (data, Form::Elsewhere(extent)) if data.is(kind::DATA, &[]) && extent.first == 0 => {
+                (kind::FILE_NAME, Form::Resident(name)) => links += u32::from(index::is_shown(name)?),
+                (kind::SECURITY_DESCRIPTOR, Form::Resident(value)) => descriptor = Some(value),
+                (kind::DATA, Form::Resident(value)) if name.is_empty() => size = value.len() as u64,
+                (kind::DATA, Form::Elsewhere(extent)) if name.is_empty() && extent.first == 0 => {
                     size = extent.size;
                 }
                 _ => {}
             }
         }
+        let standard = standard.ok_or_else(Standard::missing)?;
         let (kind, size_bytes) = match self.reparse(&file, &standard)? {
             Reparse::Link(target) => (NodeKind::Symlink, target.len() as u64),
             Reparse::Special => (NodeKind::Other, 0),
             _ if file.is_directory => (NodeKind::Directory, 0),
             _ => (NodeKind::File, size),
         };
-        let (owner, group) = self.owner(&file, &standard)?;
+        let (owner, group) = match (standard.security, descriptor) {
+            (Some(number), _) => self.security.owner(&self.table, number),
+            (None, Some(own)) => self.security.owner_in(own),
+            // As large as that it does not lie in a record.
+            (None, None) => {
+                self.own_descriptor(&file)?.map(|own| self.security.owner_in(&own)).unwrap_or_default()
+            }
+        };
         Ok(FileStat {
             kind,
             size_bytes,
@@ -279,6 +303,21 @@ impl InodeReader for Ntfs {
         Ok(streams)
     }
 
+    fn attributes(&self, inode: u64) -> Result<NodeAttributes> {
+        let file = self.file(inode)?;
+        let standard = Standard::of(&file)?;
+        let access_list = match standard.security {
+            Some(number) => self.security.descriptor(&self.table, number),
+            None => self.own_descriptor(&file)?,
+        };
+        let access_list = access_list.and_then(|descriptor| sddl::text(&descriptor).ok());
+        Ok(NodeAttributes { access_list, ..NodeAttributes::of(standard.attributes.into(), &MARKS) })
+    }
+
+    fn placed(&self, inode: u64, offset: u64, _size: u64) -> Result<Option<Vec<placement::Run>>> {
+        Ok(self.stream(inode, &[])?.and_then(|stream| stream.placed(offset)))
+    }
+
     fn next_data(&self, inode: u64, offset: u64, _size: u64) -> Result<Option<u64>> {
         Ok(self.stream(inode, &[])?.and_then(|stream| stream.next_data(offset)))
     }
@@ -286,8 +325,14 @@ impl InodeReader for Ntfs {
 
 impl Standard {
     fn of(file: &File) -> Result<Self> {
-        let value = file.resident(kind::STANDARD_INFORMATION, &[])?;
-        let value = value.ok_or_else(|| Error::corrupt("a file without its standard information"))?;
+        Self::parse(file.resident(kind::STANDARD_INFORMATION, &[])?.ok_or_else(Self::missing)?)
+    }
+
+    fn missing() -> Error {
+        Error::corrupt("a file without its standard information")
+    }
+
+    fn parse(value: &[u8]) -> Result<Self> {
         Ok(Self {
             created: nanoseconds(le64(value, 0)?),
             modified: nanoseconds(le64(value, 8)?),

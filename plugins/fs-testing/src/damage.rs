@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tidemark_plugin::disk::CachedDisk;
-use tidemark_plugin::guest_filesystem::GuestVolume;
+use tidemark_plugin::placement::Placement;
 use tidemark_plugin::{Error, Result};
 
 use crate::image::Image;
@@ -49,7 +49,7 @@ type Patch = (usize, Vec<u8>);
 
 impl Damage {
     /// Runs all rounds over an image, of which `tree` is what is in it, with damage anywhere.
-    pub fn endure<V: GuestVolume>(
+    pub fn endure<V: Placement>(
         &self,
         image: &Image,
         tree: &Tree,
@@ -59,7 +59,7 @@ impl Damage {
     }
 
     /// The same with damage to sectors of 512 bytes that are aimed at.
-    pub fn endure_at<V: GuestVolume>(
+    pub fn endure_at<V: Placement>(
         &self,
         image: &Image,
         tree: &Tree,

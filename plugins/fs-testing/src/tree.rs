@@ -1,5 +1,6 @@
 //! A tree of files, written into a real file system and read back through a reader.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::hash::{DefaultHasher, Hasher};
@@ -8,7 +9,9 @@ use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use tidemark_plugin::disk::CachedDisk;
 use tidemark_plugin::guest_filesystem::{GuestVolume, NodeKind, Stat};
+use tidemark_plugin::placement::{Placement, Run};
 use tidemark_plugin::{Error, Result};
 
 /// What a file holds is compared in blocks of this size, so that holes cost nothing.
@@ -193,7 +196,32 @@ impl Tree {
 
     /// What a reader gives, as a host asks: pages of folders, pieces of files, holes left out.
     #[must_use]
-    pub fn read(volume: &impl GuestVolume) -> Self {
+    pub fn read(volume: &impl Placement) -> Self {
+        Self::walked(volume, |stat| {
+            // Not of interest here but for what damage does to it.
+            drop(volume.runs(stat.node, 0));
+            digest(volume, stat)
+        })
+    }
+
+    /// The same for a reader that tells where files lie, which fails where other bytes lie there.
+    #[must_use]
+    pub fn read_placed(volume: &impl Placement, disk: &CachedDisk) -> Self {
+        let count = Cell::new(0);
+        let placed = Self::walked(volume, |stat| match digest_placed(volume, disk, stat)? {
+            Some(digest) => {
+                count.set(count.get() + 1);
+                Ok(digest)
+            }
+            None => digest(volume, stat),
+        });
+        let read = Self::read(volume);
+        read.compare(&placed, Checks { time_step_ns: 0, owners: false, links: false }, "where files lie");
+        assert!(count.get() > 0, "no file lies anywhere");
+        read
+    }
+
+    fn walked<V: GuestVolume>(volume: &V, digest: impl Fn(&Stat) -> Result<u64>) -> Self {
         let mut tree = Self::default();
         let mut waiting = vec![(Vec::new(), volume.root(), 0)];
         while let Some((above, node, depth)) = waiting.pop() {
@@ -216,8 +244,9 @@ impl Tree {
                             }
                             Ok(Content::Folder)
                         }
-                        NodeKind::File => digest(volume, &entry.stat)
-                            .map(|digest| Content::File(entry.stat.size_bytes, digest)),
+                        NodeKind::File => {
+                            digest(&entry.stat).map(|digest| Content::File(entry.stat.size_bytes, digest))
+                        }
                         NodeKind::Symlink => volume.readlink(entry.stat.node).map(Content::Link),
                         NodeKind::Other => Ok(Content::Other),
                     };
@@ -330,6 +359,43 @@ fn digest_of(path: &Path) -> u64 {
         at += length as u64;
     }
     digest.finish()
+}
+
+/// The digest of a file by its runs; none where the reader keeps them to itself.
+fn digest_placed(volume: &impl Placement, disk: &CachedDisk, stat: &Stat) -> Result<Option<u64>> {
+    let mut digest = Digest::default();
+    let (mut at, mut taken) = (0, 0);
+    let mut gathered = Vec::new();
+    while at < stat.size_bytes {
+        let Some(runs) = volume.runs(stat.node, at)? else { return Ok(None) };
+        assert!(!runs.is_empty() && runs.iter().all(|run| run.length > 0), "nothing lies at {at}");
+        for Run { mut length, mut offset } in runs {
+            at += length;
+            while length > 0 {
+                if gathered.is_empty() && offset.is_none() {
+                    // Whole blocks of a hole say nothing.
+                    let skipped = length - length % BLOCK as u64;
+                    (taken, length) = (taken + skipped, length - skipped);
+                }
+                let count = usize::try_from(length).unwrap().min(PIECE as usize - gathered.len());
+                let start = gathered.len();
+                gathered.resize(start + count, 0);
+                if let Some(offset) = &mut offset {
+                    disk.read(*offset, &mut gathered[start..])?;
+                    *offset += count as u64;
+                }
+                length -= count as u64;
+                if gathered.len() == PIECE as usize {
+                    digest.take(taken, &gathered);
+                    taken += gathered.len() as u64;
+                    gathered.clear();
+                }
+            }
+        }
+    }
+    digest.take(taken, &gathered);
+    assert_eq!(taken + gathered.len() as u64, stat.size_bytes, "the runs are the file's");
+    Ok(Some(digest.finish()))
 }
 
 fn digest(volume: &impl GuestVolume, stat: &Stat) -> Result<u64> {

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use tidemark_plugin::attributes::NodeAttributes;
 use tidemark_plugin::disk::CachedDisk;
 use tidemark_plugin::fields::{array, be16, be32, be64, byte, index};
 use tidemark_plugin::guest_filesystem::NodeKind;
@@ -15,6 +16,21 @@ pub(crate) const MAGIC: u16 = u16::from_be_bytes(*b"IN");
 pub(crate) const CRC_AT: usize = 100;
 /// A bit of `di_flags`.
 const REALTIME: u16 = 0x1;
+/// Bits of `di_flags` with their words, those of xfs_io's chattr.
+const MARKS: [(u64, &str); 12] = [
+    (0x1, "realtime"),
+    (0x8, "immutable"),
+    (0x10, "append-only"),
+    (0x20, "synchronous"),
+    (0x40, "no-access-time"),
+    (0x80, "no-dump"),
+    (0x100, "realtime-inheriting"),
+    (0x200, "project-inheriting"),
+    (0x400, "no-symlinks"),
+    (0x800, "extent-size-hint"),
+    (0x2000, "no-defragmentation"),
+    (0x4000, "file-stream"),
+];
 /// Bits of `di_flags2`.
 pub(crate) const LARGE_TIMES: u64 = 0x8;
 pub(crate) const LARGE_COUNTS: u64 = 0x10;
@@ -40,8 +56,8 @@ pub(crate) struct Inode {
     pub(crate) number: u64,
     pub(crate) stat: FileStat,
     pub(crate) format: Format,
-    /// Its bytes lie on the realtime device.
-    pub(crate) realtime: bool,
+    /// `di_flags`.
+    marks: u16,
     /// How many extents it has.
     pub(crate) extents: u64,
     bytes: Vec<u8>,
@@ -126,8 +142,17 @@ impl Inode {
         };
         let core = core_bytes(superblock);
         let fork = core..core + fork_bytes(superblock, bytes)?;
-        let realtime = be16(bytes, 90)? & REALTIME != 0;
-        Ok(Self { number, stat, format, realtime, extents, bytes: inode, fork })
+        let marks = be16(bytes, 90)?;
+        Ok(Self { number, stat, format, marks, extents, bytes: inode, fork })
+    }
+
+    /// Its bytes lie on a device for real-time files.
+    pub(crate) fn realtime(&self) -> bool {
+        self.marks & REALTIME != 0
+    }
+
+    pub(crate) fn attributes(&self) -> NodeAttributes {
+        NodeAttributes::of(self.marks.into(), &MARKS)
     }
 
     /// The part that says where its bytes are, or has them.

@@ -19,11 +19,12 @@ mod tests;
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use tidemark_plugin::attributes::NodeAttributes;
 use tidemark_plugin::disk::{CachedDisk, Runs};
 use tidemark_plugin::fields::index;
 use tidemark_plugin::guest_filesystem::{GuestFilesystem, Volume, VolumeInfo};
 use tidemark_plugin::nodes::{ByInode, FileStat, InodeReader};
-use tidemark_plugin::{Description, Error, Result, description};
+use tidemark_plugin::{Description, Error, Result, description, placement};
 
 use crate::inode::Inode;
 use crate::journal::{Journal, State};
@@ -84,7 +85,7 @@ impl Opened {
             return Ok(Rc::clone(runs));
         }
         let inode = self.inode(number)?;
-        if inode.realtime {
+        if inode.realtime() {
             return Err(Error::unsupported(format!(
                 "the bytes of file {number} lie on a realtime device, which is not read: restore its disk"
             )));
@@ -174,9 +175,19 @@ impl InodeReader for Opened {
         symlink::target(&self.disk, &self.superblock, &self.inode(inode)?)
     }
 
+    fn attributes(&self, inode: u64) -> Result<NodeAttributes> {
+        self.inode(inode).map(|inode| inode.attributes())
+    }
+
+    /// What the journal has lies in memory only.
+    fn placed(&self, inode: u64, offset: u64, size: u64) -> Result<Option<Vec<placement::Run>>> {
+        let runs = self.runs(inode)?;
+        Ok((self.journal.state != State::Replayed).then(|| runs.placed(offset, size, size)))
+    }
+
     fn next_data(&self, inode: u64, offset: u64, size: u64) -> Result<Option<u64>> {
         Ok(self.runs(inode)?.next_data(offset, size))
     }
 }
 
-tidemark_plugin::export_guest_filesystem!(Xfs);
+tidemark_plugin::export_guest_filesystem!(Xfs, attributes, placement);

@@ -7,6 +7,7 @@ mod version_4;
 
 use tidemark_fs_testing::{Checks, Image, Tree, Wanted};
 use tidemark_plugin::ErrorKind;
+use tidemark_plugin::attributes::Attributes;
 use tidemark_plugin::guest_filesystem::GuestVolume;
 
 use super::*;
@@ -66,7 +67,10 @@ fn opened(disk: CachedDisk) -> Result<ByInode<Opened>> {
 
 fn read(image: &Image) -> (VolumeInfo, Tree) {
     let volume = opened(image.disk()).unwrap();
-    (volume.info(), Tree::read(&volume))
+    let info = volume.info();
+    let tree =
+        if info.journal_replayed { Tree::read(&volume) } else { Tree::read_placed(&volume, &image.disk()) };
+    (info, tree)
 }
 
 #[test]
@@ -150,4 +154,16 @@ fn bytes_on_a_realtime_device_and_beyond_the_end_are_refused() {
     });
     let volume = opened(short).unwrap();
     assert!(volume.info().warnings.iter().any(|warning| warning.contains("ends early")));
+}
+
+#[test]
+fn what_is_set_for_a_file_is_told() {
+    let image = made(32 * MIB, "");
+    image.mounted("xfs", "").mark("iadAS");
+    let volume = opened(image.disk()).unwrap();
+    let marked = volume.lookup(volume.root(), b"marked".to_vec()).unwrap();
+    let attributes = volume.attributes(marked.node).unwrap();
+    assert_eq!(attributes.flags, ["immutable", "append-only", "synchronous", "no-access-time", "no-dump"]);
+    assert!(attributes.access_list.is_none());
+    assert!(volume.attributes(volume.root()).unwrap().flags.is_empty());
 }

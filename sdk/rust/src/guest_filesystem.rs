@@ -15,8 +15,8 @@
 )]
 pub mod bindings {
     wit_bindgen::generate!({
-        path: "../wit",
-        world: "tidemark:plugin/guest-filesystem",
+        path: ["../wit", "../wit/0.2", "../wit/0.3"],
+        world: "tidemark:plugin/guest-filesystem@0.3.0",
         additional_derives: [PartialEq],
         pub_export_macro: true,
         export_macro_name: "export_guest_filesystem_world",
@@ -57,20 +57,60 @@ pub mod volume_bindings {
     });
 }
 
-pub use bindings::exports::tidemark::plugin::filesystem::{
+pub use bindings::exports::tidemark::plugin0_1_0::filesystem::{
     Entry, EntryPage, Guest as GuestFilesystem, GuestVolume, NamedStream, NodeKind, Stat, Volume, VolumeInfo,
 };
 pub use volume_bindings::exports::tidemark::plugin::volumes::{FoundVolume, Guest as VolumeReader, Mapped};
 
-/// Makes a type that is a [`GuestFilesystem`] the component's export.
+/// Makes a type that is a [`GuestFilesystem`] the component's export. One whose volumes have the interfaces that may be left
+/// out says so behind it, in this order: `export_guest_filesystem!(Mine, attributes, placement)`.
 #[macro_export]
 macro_rules! export_guest_filesystem {
-    ($filesystem:ident) => {
+    ($filesystem:ident $(, $optional:ident)*) => {
         #[cfg(target_arch = "wasm32")]
-        $crate::guest_filesystem::bindings::export_guest_filesystem_world!(
-            $filesystem with_types_in $crate::guest_filesystem::bindings
-        );
+        const _: () = {
+            use $crate::guest_filesystem::bindings;
+            use $crate::guest_filesystem::bindings::exports::tidemark::plugin0_1_0::filesystem::VolumeBorrow;
+            use $crate::{attributes, placement};
+
+            type Volume = <$filesystem as $crate::guest_filesystem::GuestFilesystem>::Volume;
+
+            impl bindings::exports::tidemark::plugin0_3_0::attributes::Guest for $filesystem {
+                fn of_node(
+                    volume: VolumeBorrow<'_>,
+                    node: u64,
+                ) -> $crate::Result<Option<attributes::NodeAttributes>> {
+                    $crate::export_guest_filesystem!(@attributes (volume.get::<Volume>(), node) $($optional)*)
+                }
+            }
+
+            impl bindings::exports::tidemark::plugin0_3_0::placement::Guest for $filesystem {
+                fn of_file(
+                    volume: VolumeBorrow<'_>,
+                    node: u64,
+                    offset: u64,
+                ) -> $crate::Result<Option<Vec<placement::Run>>> {
+                    $crate::export_guest_filesystem!(@placement (volume.get::<Volume>(), node, offset) $($optional)*)
+                }
+            }
+
+            bindings::export_guest_filesystem_world!($filesystem with_types_in bindings);
+        };
     };
+    (@attributes ($volume:expr, $node:ident) attributes $($more:ident)*) => {
+        attributes::Attributes::attributes($volume, $node).map(Some)
+    };
+    (@attributes ($volume:expr, $node:ident) $($more:ident)*) => {{
+        let _: (&Volume, _) = ($volume, $node);
+        Ok(None)
+    }};
+    (@placement ($volume:expr, $node:ident, $offset:ident) $(attributes)? placement) => {
+        placement::Placement::runs($volume, $node, $offset)
+    };
+    (@placement ($volume:expr, $node:ident, $offset:ident) $($more:ident)*) => {{
+        let _: (&Volume, _, _) = ($volume, $node, $offset);
+        Ok(None)
+    }};
 }
 
 /// Makes a type that is a [`VolumeReader`] the component's export.

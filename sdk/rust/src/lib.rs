@@ -9,7 +9,8 @@
 //! tidemark_plugin::export_storage_target!(Mine);
 //! ```
 //!
-//! Interfaces that a plugin may leave out (`about`) have a trait in the module of their name, and a word in the macro.
+//! Interfaces that a plugin may leave out (`about`, `attributes`,
+//! `placement`) have a trait in the module of their name, and a word in the macro.
 //!
 //! Everything compiles for the machine at hand too, so that a plugin's logic is tested by a plain `cargo test`;
 //! only calls into the host are missing there. What a component imports is what its code calls, and the host links
@@ -27,12 +28,16 @@ pub mod log;
 
 #[cfg(feature = "connector")]
 pub mod about;
+#[cfg(feature = "guest-filesystem")]
+pub mod attributes;
 #[cfg(feature = "connector")]
 pub mod connector;
 #[cfg(feature = "guest-filesystem")]
 pub mod guest_filesystem;
 #[cfg(feature = "guest-filesystem")]
 pub mod nodes;
+#[cfg(feature = "guest-filesystem")]
+pub mod placement;
 #[cfg(feature = "policy")]
 pub mod policy;
 #[cfg(feature = "storage-target")]
@@ -47,7 +52,7 @@ pub mod crypto {
 }
 
 /// The contract version this crate was written against.
-pub const CONTRACT: &str = "0.2.0";
+pub const CONTRACT: &str = "0.3.0";
 
 /// What a plugin says of itself: its name, its version, and this crate's contract version.
 #[must_use]

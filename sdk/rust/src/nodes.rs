@@ -68,20 +68,9 @@ pub fn nanoseconds(seconds: i64, nanoseconds: u32) -> Option<i64> {
     i64::try_from(i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds)).ok()
 }
 
-fn stat_of(node: u64, stat: &FileStat) -> Stat {
+fn stat_of(node: u64, stat: FileStat) -> Stat {
     let FileStat { kind, size_bytes, modified_ns, created_ns, accessed_ns, mode, owner, group, links } = stat;
-    Stat {
-        node,
-        kind: *kind,
-        size_bytes: *size_bytes,
-        modified_ns: *modified_ns,
-        created_ns: *created_ns,
-        accessed_ns: *accessed_ns,
-        mode: *mode,
-        owner: owner.clone(),
-        group: group.clone(),
-        links: *links,
-    }
+    Stat { node, kind, size_bytes, modified_ns, created_ns, accessed_ns, mode, owner, group, links }
 }
 
 /// The places of one page of a listing of `count` entries, and the cursor of the next; none after the last.

@@ -6,7 +6,7 @@
 // As in plugin.toml.
 const NAME = 'my-plugin';
 const VERSION = '0.1.0';
-const CONTRACT = '0.2.0';
+const CONTRACT = '0.3.0';
 
 // What an administrator may choose; `plugin.toml` declares the same names and defaults.
 const DEFAULTS = { newest: 7, days: 14, tag: 'backup', longest_chain: 14 };

@@ -14,7 +14,7 @@ from wit_world.imports.types import Description, Error, ErrorKind_Config
 # As in plugin.toml.
 NAME = "my-plugin"
 VERSION = "0.1.0"
-CONTRACT = "0.2.0"
+CONTRACT = "0.3.0"
 
 # What an administrator may choose; `plugin.toml` declares the same names and defaults.
 DEFAULTS = {"newest": 7, "days": 14, "tag": "backup", "longest_chain": 14}

@@ -33,7 +33,7 @@ from wit_world.imports.types import (
 # As in plugin.toml.
 NAME = "my-plugin"
 VERSION = "0.1.0"
-CONTRACT = "0.2.0"
+CONTRACT = "0.3.0"
 
 # What a file under construction ends with; the host accepts no other ending.
 PARTIAL = ".partial"

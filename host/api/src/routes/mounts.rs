@@ -7,10 +7,10 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, stream};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tidemark_engine::{ArchiveFormat, Error};
+use tidemark_engine::{ArchiveFormat, Error, FileStream, Listing};
 use tidemark_model::BackupId;
 
 use super::created;
@@ -27,6 +27,9 @@ const ZIP: &str = "application/zip";
 const LINES: &str = "application/x-ndjson";
 /// What one document has of a search; as lines it has no bound.
 const MAX_FOUND: usize = 10_000;
+/// Files of a folder that are made into JSON at once, and how many such parts may be under way.
+const PART: usize = 4096;
+const PARTS: usize = 2;
 /// Paths in one archive.
 const MAX_PATHS: usize = 1000;
 
@@ -166,8 +169,39 @@ async fn files(
     State(state): State<AppState>,
     Path(id): Path<String>,
     Query(PathQuery { path }): Query<PathQuery>,
-) -> Answer<Json<FileList>> {
-    Ok(Json(FileList::from(state.engine.files(&id, &path).await?)))
+) -> Answer<Response> {
+    let listing = state.engine.files(&id, &path).await?;
+    if listing.files.len() <= PART {
+        return Ok(Json(FileList::from(listing)).into_response());
+    }
+    let json = vec![(header::CONTENT_TYPE, "application/json".to_owned())];
+    sending::answer(&state, json, None, in_parts(listing).map_err(Problem::internal)?)
+}
+
+/// The document of a large folder, made by several threads and sent as its parts are ready.
+fn in_parts(Listing { path, files }: Listing) -> serde_json::Result<FileStream> {
+    let head = format!("{{\"path\":{},\"files\":[", serde_json::to_string(&path)?);
+    let mut files = files.into_iter();
+    let parts = std::iter::from_fn(move || {
+        let part: Vec<_> = files.by_ref().take(PART).collect();
+        (!part.is_empty()).then_some(part)
+    });
+    let parts = stream::iter(parts.enumerate()).map(|(number, part)| async move {
+        let made = tokio::task::spawn_blocking(move || {
+            let mut text = Vec::new();
+            for (place, file) in part.into_iter().enumerate() {
+                if number + place > 0 {
+                    text.push(b',');
+                }
+                serde_json::to_writer(&mut text, &FileEntry::from(file))?;
+            }
+            Ok::<_, serde_json::Error>(Bytes::from(text))
+        });
+        let failed = |error: &dyn std::fmt::Display| Error::internal(error.to_string());
+        made.await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
+    });
+    let ends = |text: String| stream::iter([Ok(Bytes::from(text))]);
+    Ok(ends(head).chain(parts.buffered(PARTS)).chain(ends("]}".to_owned())).boxed())
 }
 
 async fn file_info(

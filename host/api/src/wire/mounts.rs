@@ -116,6 +116,14 @@ pub struct FileEntry {
     /// Named streams; only where one file is asked for.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub streams: Vec<StreamEntry>,
+    /// What is set for it (`read-only`, `hidden`, `immutable`, …), in the words of the plugin contract; only where one file is
+    /// asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub attributes: Vec<String>,
+    /// Who may do what, where mode and owners do not say it: for NTFS a security descriptor in SDDL; only where one file is
+    /// asked for.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub access_list: Option<String>,
 }
 
 /// A named stream of a file.
@@ -179,7 +187,7 @@ impl From<Listing> for FileList {
 
 impl From<File> for FileEntry {
     fn from(file: File) -> Self {
-        let File { name, path, stat, target, streams } = file;
+        let File { name, path, stat, target, streams, attributes } = file;
         let streams = streams.into_iter().map(|(name, size)| StreamEntry { name, size }).collect();
         let entry = Self {
             name,
@@ -195,6 +203,8 @@ impl From<File> for FileEntry {
             links: None,
             target,
             streams,
+            attributes: attributes.flags,
+            access_list: attributes.access_list,
         };
         let Some(stat) = stat else { return entry };
         let kind = match stat.kind {

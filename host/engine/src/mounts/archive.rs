@@ -14,6 +14,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use zip::write::{SimpleFileOptions, ZipWriter};
 
+use super::content::Content;
 use super::download::FileStream;
 use super::folder::{Folder, bounded};
 use super::path::{below, shown};
@@ -206,7 +207,8 @@ impl Source {
         item: &Item,
         pack: impl FnOnce(&mut Pull<'_>) -> io::Result<T>,
     ) -> Result<()> {
-        let mut pull = Pull { source: self, volume, item, at: 0, piece: Bytes::new(), failed: None };
+        let content = self.mount.content(&self.shared, volume, item.node, 0..item.stat.size_bytes);
+        let mut pull = Pull { source: self, item, content, piece: Bytes::new(), failed: None };
         let packed = pack(&mut pull);
         match pull.failed {
             Some(error) => Err(error),
@@ -285,24 +287,17 @@ fn tar_gz(source: &Source, paths: &[String], out: Outlet) -> Result<()> {
 /// A file that is read by whoever packs it.
 struct Pull<'a> {
     source: &'a Source,
-    volume: &'a Volume,
     item: &'a Item,
-    at: u64,
+    content: Content<'a>,
     piece: Bytes,
     failed: Option<Error>,
 }
 
 impl io::Read for Pull<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let left = self.item.stat.size_bytes - self.at;
-        if self.piece.is_empty() && left > 0 {
-            let Self { source, volume, item, at, .. } = self;
-            let read = source.mount.piece(&source.shared, volume, item.node, *at, left);
-            match source.handle.block_on(read) {
-                Ok(piece) => {
-                    self.at += piece.len() as u64;
-                    self.piece = piece;
-                }
+        if self.piece.is_empty() {
+            match self.source.handle.block_on(self.content.next()) {
+                Ok(piece) => self.piece = piece.unwrap_or_default(),
                 Err(error) => {
                     self.failed = Some(error.context(format!("'{}'", self.item.name)));
                     return Err(io::Error::other("the file cannot be read"));

@@ -12,6 +12,9 @@ use quick_cache::sync::Cache;
 use tidemark_model::{ByteLen, GuestOffset};
 use tidemark_plugins::{DiskRead, MappedExtent, ReadOnlyDisk};
 use tidemark_qcow2::Chain;
+use tokio::task::JoinHandle;
+
+use crate::error::{Error, Result};
 
 /// One block of the cache.
 const BLOCK: u64 = 64 << 10;
@@ -110,6 +113,19 @@ impl ReadOnlyDisk for ChainDisk {
     }
 }
 
+/// Bytes that are being read past the cache, which is for what is read again.
+pub(super) struct Reading {
+    pub(super) length: u32,
+    task: JoinHandle<tidemark_qcow2::Result<Vec<u8>>>,
+}
+
+impl Reading {
+    /// Exactly so many bytes as were asked for.
+    pub(super) async fn done(self) -> Result<Vec<u8>> {
+        Ok(self.task.await.map_err(|error| Error::internal(format!("a read broke down: {error}")))??)
+    }
+}
+
 /// A volume that lies on disks as a reader of partition tables found it.
 pub(super) struct VolumeDisk {
     disks: Vec<Arc<ChainDisk>>,
@@ -129,9 +145,42 @@ impl VolumeDisk {
         Self { disks, extents, ends, size }
     }
 
-    async fn read(&self, mut offset: u64, length: u32) -> io::Result<Vec<u8>> {
-        let mut left = u64::from(length);
+    /// Begins to read a range that lies inside the volume.
+    pub(super) fn begin(&self, offset: u64, length: u32) -> io::Result<Reading> {
+        let parts = self.parts(offset, length)?;
+        let parts: Vec<_> = parts.into_iter().map(|(disk, at)| (Arc::clone(&disk.chain), at)).collect();
+        let task = tokio::task::spawn_blocking(move || {
+            let mut bytes = vec![0; length as usize];
+            let mut rest = bytes.as_mut_slice();
+            for (chain, at) in parts {
+                let count = usize::try_from(at.end - at.start).unwrap_or(usize::MAX).min(rest.len());
+                let (part, after) = rest.split_at_mut(count);
+                chain.read_at(GuestOffset(at.start), part)?;
+                rest = after;
+            }
+            Ok(bytes)
+        });
+        Ok(Reading { length, task })
+    }
+
+    async fn read(&self, offset: u64, length: u32) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
+        for (disk, at) in self.parts(offset, length)? {
+            let mut part = disk.read(at).await?;
+            // One part is the rule, and is not copied.
+            if bytes.is_empty() {
+                bytes = part;
+            } else {
+                bytes.append(&mut part);
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Where a range lies, which has to lie inside the volume.
+    fn parts(&self, mut offset: u64, length: u32) -> io::Result<Vec<(&ChainDisk, Range<u64>)>> {
+        let mut left = u64::from(length);
+        let mut parts = Vec::new();
         let first = self.ends.partition_point(|end| *end <= offset);
         offset -= first.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
         for MappedExtent { disk_index, offset: start, length } in self.extents.iter().skip(first) {
@@ -143,19 +192,13 @@ impl VolumeDisk {
             let disk = usize::try_from(*disk_index).ok().and_then(|index| self.disks.get(index));
             let disk = disk.ok_or_else(|| io::Error::other(format!("there is no disk {disk_index}")))?;
             let at = start.0 + offset;
-            let mut part = disk.read(at..at + count).await?;
-            // One part is the rule, and is not copied.
-            if bytes.is_empty() {
-                bytes = part;
-            } else {
-                bytes.append(&mut part);
-            }
+            parts.push((disk.as_ref(), at..at + count));
             (offset, left) = (0, left - count);
             if left == 0 {
-                break;
+                return Ok(parts);
             }
         }
-        Ok(bytes)
+        Err(io::Error::other("the volume ends early"))
     }
 }
 

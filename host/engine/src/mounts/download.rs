@@ -1,6 +1,7 @@
 //! A file as a stream of bytes. One that does not give every byte that its size promises ends with an error, never as if it
 //! were whole.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -119,26 +120,26 @@ impl Download {
     }
 
     /// While one piece is sent, the next is read.
-    fn range(self, range: std::ops::Range<u64>) -> FileStream {
+    fn range(self, range: Range<u64>) -> FileStream {
         let (sender, receiver) = mpsc::channel(AHEAD);
         let task = tokio::spawn(async move {
-            let mut at = range.start;
-            while at < range.end {
-                let piece = self.piece(at, range.end - at).await;
-                let read = piece.as_ref().map_or(0, Bytes::len);
-                // Nobody listens where the receiver went away.
-                if sender.send(piece).await.is_err() || read == 0 {
-                    return;
-                }
-                at += read as u64;
+            // Nobody listens where the receiver went away.
+            if let Err(error) = self.send(range, &sender).await {
+                let _ = sender.send(Err(error.context(format!("'{}'", self.path)))).await;
             }
         });
         received(receiver, task)
     }
 
-    async fn piece(&self, at: u64, left: u64) -> Result<Bytes> {
+    /// Sends until the end, or until nobody takes it any more.
+    async fn send(&self, range: Range<u64>, to: &mpsc::Sender<Result<Bytes>>) -> Result<()> {
         let (volume, _) = self.mount.volume(&self.path)?;
-        let piece = self.mount.piece(&self.shared, volume, self.node, at, left).await;
-        piece.map_err(|error| error.context(format!("'{}'", self.path)))
+        let mut content = self.mount.content(&self.shared, volume, self.node, range);
+        while let Some(piece) = content.next().await? {
+            if to.send(Ok(piece)).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
     }
 }

@@ -4,14 +4,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tidemark_model::ByteLen;
+use tidemark_model::{ByteLen, GuestOffset};
 use tidemark_plugins::{
     DirectoryEntry, Error as PluginError, ErrorKind as PluginErrorKind, FoundVolume, GuestFilesystem,
-    NodeKind, NodeStat, PluginKind, ReadOnlyDisk, VolumeId, VolumeInfo,
+    NodeAttributes, NodeKind, NodeStat, PlacedRun, PluginKind, ReadOnlyDisk, VolumeId, VolumeInfo,
 };
 use tokio::sync::{Mutex, MutexGuard};
 
-use super::disk::{ChainDisk, VolumeDisk};
+use super::disk::{ChainDisk, Reading, VolumeDisk};
 use super::path::{self, shown};
 use crate::engine::Shared;
 use crate::error::{Error, ErrorKind, Result};
@@ -40,7 +40,7 @@ pub(super) struct Volume {
 
 struct Reader {
     plugin: String,
-    disk: Arc<dyn ReadOnlyDisk>,
+    disk: Arc<VolumeDisk>,
     open: Mutex<Option<Open>>,
     /// What its sandbox has taken; 0 where it has none.
     memory: AtomicU64,
@@ -79,8 +79,7 @@ impl Volume {
     /// Finds the reader of a volume and opens it. One that cannot be read is shown all the same.
     pub(super) async fn open(shared: &Shared, found: FoundVolume, disks: &[Arc<ChainDisk>]) -> Result<Self> {
         let size = found.size;
-        let disk: Arc<dyn ReadOnlyDisk> =
-            Arc::new(VolumeDisk::new(disks.to_vec(), found.extents.clone(), size));
+        let disk = Arc::new(VolumeDisk::new(disks.to_vec(), found.extents.clone(), size));
         let mut volume = Self {
             found,
             segment: String::new(),
@@ -200,6 +199,22 @@ impl Volume {
         }
     }
 
+    /// Where the bytes of a file from `at` on lie in the volume; none where they are to be had from its reader only.
+    pub(super) async fn placed(
+        &self,
+        shared: &Shared,
+        node: Node,
+        at: u64,
+    ) -> Result<Option<Vec<PlacedRun>>> {
+        self.hold_for(shared, node).await?.placed(node.number, at, self.found.size).await
+    }
+
+    /// Begins to read bytes of the volume itself.
+    pub(super) fn begin_read(&self, at: GuestOffset, length: u32) -> Result<Reading> {
+        let reader = self.reader.as_ref().ok_or_else(gone)?;
+        reader.disk.begin(at.0, length).map_err(|error| Error::damaged(error.to_string()))
+    }
+
     /// Exactly so many bytes of a file.
     pub(super) async fn exactly(&self, shared: &Shared, node: Node, at: u64, length: u32) -> Result<Vec<u8>> {
         let bytes = self.hold_for(shared, node).await?.read(node.number, at, length).await?;
@@ -221,10 +236,11 @@ fn is_container(content: &str) -> bool {
 async fn known(
     shared: &Shared,
     plugin: &str,
-    disk: &Arc<dyn ReadOnlyDisk>,
+    disk: &Arc<VolumeDisk>,
     is_known: &mut bool,
 ) -> Result<Option<(Open, VolumeInfo)>> {
-    let mut filesystem = shared.open_filesystem(plugin, vec![Arc::clone(disk)]).await?;
+    let disk: Arc<dyn ReadOnlyDisk> = Arc::<VolumeDisk>::clone(disk);
+    let mut filesystem = shared.open_filesystem(plugin, vec![disk]).await?;
     if filesystem.probe(DISK).await?.is_none() {
         return Ok(None);
     }
@@ -290,19 +306,29 @@ impl Held<'_> {
 
     /// All of a directory.
     pub(super) async fn entries(&mut self, directory: u64) -> Result<Vec<DirectoryEntry>> {
-        let (mut all, mut cursor) = (Vec::new(), Some(0));
+        let mut all = Vec::new();
+        self.each_page(directory, |mut entries| all.append(&mut entries)).await?;
+        Ok(all)
+    }
+
+    /// The same, part by part.
+    pub(super) async fn each_page(
+        &mut self,
+        directory: u64,
+        mut take: impl FnMut(Vec<DirectoryEntry>),
+    ) -> Result<()> {
+        let (mut count, mut cursor) = (0, Some(0));
         while let Some(at) = cursor {
-            let (mut entries, next) = self.page(directory, at).await?;
-            all.append(&mut entries);
-            if all.len() > MAX_ENTRIES {
-                return Err(Error::new(
-                    ErrorKind::Invalid,
-                    format!("a directory of more than {MAX_ENTRIES} entries"),
-                ));
+            let (entries, next) = self.page(directory, at).await?;
+            count += entries.len();
+            if count > MAX_ENTRIES {
+                let message = format!("a directory of more than {MAX_ENTRIES} entries");
+                return Err(Error::new(ErrorKind::Invalid, message));
             }
+            take(entries);
             cursor = next;
         }
-        Ok(all)
+        Ok(())
     }
 
     /// A part of a directory, and where the next one begins.
@@ -317,6 +343,20 @@ impl Held<'_> {
 
     pub(super) async fn read(&mut self, node: u64, offset: u64, length: u32) -> Result<Vec<u8>> {
         ask!(self, read(node, None, offset, length))
+    }
+
+    pub(super) async fn placed(
+        &mut self,
+        node: u64,
+        offset: u64,
+        size: ByteLen,
+    ) -> Result<Option<Vec<PlacedRun>>> {
+        ask!(self, placed(node, offset, size))
+    }
+
+    /// What is known of a node beyond its stat; nothing where the reader tells nothing.
+    pub(super) async fn attributes(&mut self, node: u64) -> Result<NodeAttributes> {
+        Ok(ask!(self, attributes(node))?.unwrap_or_default())
     }
 
     pub(super) async fn link(&mut self, node: u64) -> Result<Vec<u8>> {

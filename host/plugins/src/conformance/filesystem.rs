@@ -66,6 +66,9 @@ pub(super) async fn run(
     let walked = walk(&mut filesystem, volume).await;
     let files = report.settle("what list shows is what lookup and stat find", walked)?;
     report.settle("files are read to their ends and no further", read(&mut filesystem, volume, &files).await);
+    let disk = trial.disk.as_ref()?;
+    let placed = placed(&mut filesystem, volume, disk.as_ref(), &files).await;
+    report.settle("where files are said to lie is what is read of them", placed);
     Some(())
 }
 
@@ -135,6 +138,40 @@ async fn found_again(
     ensure(looked_up == entry.stat && asked == entry.stat, || {
         format!("'{name}': list says {:?}, lookup {looked_up:?}, stat {asked:?}", entry.stat)
     })
+}
+
+/// For readers that tell where files lie: the bytes there are those that they give.
+async fn placed(
+    filesystem: &mut GuestFilesystem,
+    volume: VolumeId,
+    disk: &dyn ReadOnlyDisk,
+    files: &[DirectoryEntry],
+) -> Result<(), String> {
+    for entry in files {
+        let (node, size) = (entry.stat.node, entry.stat.size_bytes);
+        let name = String::from_utf8_lossy(&entry.name);
+        told(filesystem.attributes(volume, node).await)?;
+        let Some(runs) = told(filesystem.placed(volume, node, 0, disk.size()).await)? else { continue };
+        ensure(runs.is_empty() == (size == 0), || {
+            format!("'{name}' of {size} bytes lies in {} runs", runs.len())
+        })?;
+        let mut bytes = Vec::new();
+        for run in runs {
+            let left = u64::from(MAX_READ_BYTES) - bytes.len() as u64;
+            let length = u32::try_from(run.length.0.min(left)).unwrap_or(0);
+            match run.offset {
+                Some(offset) => {
+                    let read = disk.read_at(offset, length).await;
+                    bytes.extend(read.map_err(|error| error.to_string())?);
+                }
+                None => bytes.resize(bytes.len() + length as usize, 0),
+            }
+        }
+        let expected = told(filesystem.read(volume, node, None, 0, MAX_READ_BYTES).await)?;
+        // Not all of them have to be told at once.
+        ensure(expected.starts_with(&bytes), || format!("'{name}' has other bytes where it is said to lie"))?;
+    }
+    Ok(())
 }
 
 async fn read(

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tidemark_model::{ByteLen, GuestOffset};
-use tidemark_plugins::{DiskRead, ErrorKind, GuestFilesystem, Limits, ReadOnlyDisk, Session};
+use tidemark_plugins::{DiskRead, ErrorKind, GuestFilesystem, Limits, PlacedRun, ReadOnlyDisk, Session};
 
 use crate::guests::{filesystem_bytes, runtime};
 
@@ -85,6 +85,41 @@ async fn a_reader_that_lies_is_refused() {
         assert_eq!(error.kind(), &ErrorKind::Invalid, "{word}: {error}");
         assert_eq!((error.plugin(), error.version()), ("hostile-filesystem", "0.1.0"));
         assert!(filesystem.root(volume).await.is_err(), "the session is over");
+    }
+}
+
+#[tokio::test]
+async fn what_may_be_left_out_is_told_by_those_who_have_it() {
+    let mut filesystem = open(Bytes::saying("good")).await;
+    let volume = filesystem.open(0).await.unwrap();
+    let attributes = filesystem.attributes(volume, 2).await.unwrap().unwrap();
+    // What a terminal would take for a command is not given on.
+    assert_eq!(attributes.flags, ["hidden "]);
+    assert_eq!(attributes.access_list.as_deref(), Some("D:"));
+    let size = ByteLen(4 << 20);
+    let runs = filesystem.placed(volume, 2, 100, size).await.unwrap().unwrap();
+    assert_eq!(runs, [PlacedRun { length: ByteLen(size.0 - 100), offset: Some(GuestOffset(100)) }]);
+}
+
+#[tokio::test]
+async fn runs_and_words_that_cannot_be_are_refused() {
+    let size = ByteLen(4 << 20);
+    for word in ["empty-run", "many-runs", "flags", "long-access"] {
+        let mut filesystem = open(Bytes::saying(word)).await;
+        let volume = filesystem.open(0).await.unwrap();
+        let error = match word {
+            "flags" | "long-access" => filesystem.attributes(volume, 2).await.unwrap_err(),
+            _ => filesystem.placed(volume, 2, 0, size).await.unwrap_err(),
+        };
+        assert!(error.is_misbehaviour(), "{word}: {error}");
+        assert!(filesystem.root(volume).await.is_err(), "the session is over");
+    }
+    // A damaged file system may say so: the reader is asked for the bytes, and has its own words for it.
+    for word in ["run-beyond", "overflow"] {
+        let mut filesystem = open(Bytes::saying(word)).await;
+        let volume = filesystem.open(0).await.unwrap();
+        assert_eq!(filesystem.placed(volume, 2, 0, size).await.unwrap(), None, "{word}");
+        assert_eq!(filesystem.root(volume).await.unwrap(), 1);
     }
 }
 

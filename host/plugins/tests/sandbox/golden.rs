@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 use tidemark_plugins::conformance::{Check, Trial, try_out};
-use tidemark_plugins::{CONTRACTS, Limits, PluginKind, Session, read_manifest};
+use tidemark_plugins::{CONTRACTS, Limits, PluginKind, ReadOnlyDisk as _, Session, read_manifest};
 
 use crate::filesystem::Bytes;
 use crate::guests::runtime;
@@ -63,7 +63,9 @@ async fn plugins_of_every_released_contract_do_their_duties() {
     ] {
         assert!(kinds.contains(&("0.1.0", kind)), "no {kind} of contract 0.1.0 in {kinds:?}");
     }
-    assert!(kinds.contains(&("0.2.0", PluginKind::Connector)), "{kinds:?}");
+    for later in [("0.2.0", PluginKind::Connector), ("0.3.0", PluginKind::GuestFilesystem)] {
+        assert!(kinds.contains(&later), "{kinds:?}");
+    }
 }
 
 #[tokio::test]
@@ -82,6 +84,32 @@ async fn a_volume_reader_of_the_first_contract_reads() {
         }
     }
     assert_eq!(read, 1);
+}
+
+#[tokio::test]
+async fn where_files_lie_is_told_since_the_third_contract() {
+    let runtime = runtime(Limits::default());
+    let disk = Bytes::of(archive());
+    let mut told = Vec::new();
+    for contract in CONTRACTS {
+        for component in components(contract) {
+            let plugin = runtime.load(&component).await.unwrap();
+            if plugin.manifest().kind == PluginKind::GuestFilesystem {
+                let session = Session::bare(contract);
+                let mut reader =
+                    runtime.guest_filesystem(&plugin, session, vec![disk.clone()]).await.unwrap();
+                let volume = reader.open(0).await.unwrap();
+                let root = reader.root(volume).await.unwrap();
+                let file = reader.lookup(volume, root, b"motd").await.unwrap();
+                let runs = reader.placed(volume, file.node, 1, disk.size()).await.unwrap();
+                told.push((contract, runs.map(|runs| (runs.len(), runs[0].length.0))));
+                // Nobody has to tell everything.
+                let attributes = reader.attributes(volume, file.node).await.unwrap();
+                assert!(attributes.is_none(), "{contract}: {attributes:?}");
+            }
+        }
+    }
+    assert_eq!(told, [("0.1.0", None), ("0.3.0", Some((1, 5)))]);
 }
 
 #[tokio::test]

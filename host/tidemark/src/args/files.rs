@@ -34,6 +34,13 @@ pub(crate) enum FilesVerb {
         #[arg(default_value = "/")]
         path: String,
     },
+    /// All that is known of a file, folder or link
+    Info {
+        /// The mount
+        mount: String,
+        /// The file, folder or link
+        path: String,
+    },
     /// Get a file, or a folder as an archive
     Get {
         /// The mount

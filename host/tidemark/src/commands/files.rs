@@ -1,4 +1,4 @@
-//! `tidemark restore mount`, `ls`, `get`, `search`, `diff`: files out of backups.
+//! `tidemark restore mount`, `ls`, `info`, `get`, `search`, `diff`: files out of backups.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -12,7 +12,7 @@ use tidemark_api::wire::{FileEntry, FileList, FoundFiles, MountBackup, MountEntr
 use super::restore::{pass_on, standard_output};
 use crate::args::{ArchiveArg, FilesVerb};
 use crate::client::{Client, escape};
-use crate::output::{Ended, Output, Table, moment, or_dash, size};
+use crate::output::{Ended, Output, Table, fields, moment, or_dash, size};
 
 /// Files by their paths, each with what tells a change: kind, size and time.
 type Tree = BTreeMap<String, (String, u64, Option<String>)>;
@@ -36,6 +36,9 @@ pub(super) fn run(verb: FilesVerb, client: &Client, output: &Output) -> Result<E
             output.document(list(client, &mount, &path)?, |list: FileList| {
                 table(list.files, |file| file.name.clone())
             })?;
+        }
+        FilesVerb::Info { mount, path } => {
+            output.document(info(client, &mount, &path)?, |file: FileEntry| about(file))?;
         }
         FilesVerb::Search { mount, name, path } => {
             let place = format!(
@@ -70,6 +73,33 @@ fn mount(client: &Client, id: &str, disk: u32) -> Result<Value> {
 
 fn list(client: &Client, mount: &str, path: &str) -> Result<Value> {
     client.get(&format!("/api/v1/restore/{}/files?path={}", escape(mount), escape(path)))
+}
+
+fn info(client: &Client, mount: &str, path: &str) -> Result<Value> {
+    client.get(&format!("/api/v1/restore/{}/file-info?path={}", escape(mount), escape(path)))
+}
+
+fn about(file: FileEntry) -> String {
+    let time = |time: &Option<String>| or_dash(time.as_deref().map(moment));
+    let streams: Vec<String> =
+        file.streams.iter().map(|stream| format!("{} ({})", stream.name, size(stream.size))).collect();
+    let mut pairs = vec![
+        ("path", file.path.clone()),
+        ("type", file.kind.clone()),
+        ("size", format!("{} bytes", file.size)),
+        ("modified", time(&file.modified_time)),
+        ("created", time(&file.created_time)),
+        ("accessed", time(&file.accessed_time)),
+        ("mode", or_dash(file.mode)),
+        ("owner", or_dash(file.owner)),
+        ("group", or_dash(file.group)),
+        ("links", or_dash(file.links.map(|links| links.to_string()))),
+        ("attributes", or_dash(Some(file.attributes.join(", ")))),
+        ("access", or_dash(file.access_list)),
+        ("streams", or_dash(Some(streams.join(", ")))),
+    ];
+    pairs.extend(file.target.map(|target| ("leads to", target)));
+    fields(&pairs)
 }
 
 fn partitions(mount: &MountEntry) -> String {
@@ -147,7 +177,7 @@ fn get(
     format: ArchiveArg,
 ) -> Result<Ended> {
     let place = |route: &str| format!("/api/v1/restore/{}/{route}?path={}", escape(mount), escape(path));
-    let about: FileEntry = serde_json::from_value(client.get(&place("file-info"))?)?;
+    let about: FileEntry = serde_json::from_value(info(client, mount, path)?)?;
     let ending = match format {
         ArchiveArg::Zip => "zip",
         ArchiveArg::TarGz => "tar.gz",

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use tidemark_fs_testing::Content;
+use tidemark_plugin::attributes::Attributes;
 use tidemark_plugin::guest_filesystem::{GuestVolume, NodeKind};
 
 use super::*;
@@ -161,4 +162,16 @@ fn what_is_no_file_or_folder_is_shown_and_not_read() {
     assert!(volume.read(text.node, Some(b"stream".to_vec()), 0, 1).is_err());
     assert_eq!(volume.read(text.node, None, 5, 10).unwrap(), b"0 of a tex");
     assert!(volume.lookup(volume.root(), b"no such".to_vec()).is_err() && volume.stat(1 << 50).is_err());
+}
+
+#[test]
+fn what_is_set_for_a_file_is_told() {
+    let image = made(160 * MIB, "");
+    image.mounted("btrfs", "").mark("idAc");
+    let volume = open(image.disk()).unwrap();
+    let marked = volume.lookup(volume.root(), b"marked".to_vec()).unwrap();
+    let attributes = volume.attributes(marked.node).unwrap();
+    assert_eq!(attributes.flags, ["immutable", "no-dump", "no-access-time", "compressed"]);
+    assert!(attributes.access_list.is_none());
+    assert!(volume.attributes(volume.root()).unwrap().flags.is_empty());
 }

@@ -18,7 +18,7 @@ fn a_large_folder_and_a_large_hole_are_read() {
     Wanted { many: 100_000, sparse: 0, large: 30 << 20, ..TREE }.fill(mounted.folder());
     drop(mounted);
     let tree = super::mounted(&image, "ext4");
-    tree.compare(&read(&image, "large"), CHECKS, "large");
+    tree.compare(&Tree::read_placed(&opened(&image).unwrap(), &image.disk()), CHECKS, "large");
     let mounted = image.mounted("ext4", "barrier=0");
     let file = File::create(mounted.folder().join("sparse")).unwrap();
     let places = [0, 1 << 32, (5 << 30) - 7];
@@ -87,6 +87,6 @@ fn maps_lead_over_holes_of_every_size() {
         }
         drop((file, mounted));
         let tree = super::mounted(&image, options.get(3..7).unwrap());
-        tree.compare(&read(&image, options), CHECKS, options);
+        tree.compare(&Tree::read_placed(&opened(&image).unwrap(), &image.disk()), CHECKS, options);
     }
 }

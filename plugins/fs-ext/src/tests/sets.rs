@@ -1,5 +1,7 @@
 //! Each set of options of `mke2fs`, filled by it (`-d`) and by the kernel.
 
+use tidemark_plugin::attributes::Attributes;
+
 use super::*;
 
 /// Options, what the file system is called, and whether the kernel of every machine can mount it at once.
@@ -81,7 +83,7 @@ fn what_mke2fs_wrote_is_read() {
     for (options, name, _) in SETS {
         let image = made(SIZE, &format!("{options} -d {}", folder.display()));
         check_info(&image, options, name);
-        let mut found = read(&image, options);
+        let mut found = Tree::read_placed(&opened(&image).unwrap(), &image.disk());
         assert!(found.0.remove(b"/lost+found".as_slice()).is_some());
         tree.compare(&found, checks, options);
     }
@@ -117,7 +119,7 @@ fn what_the_kernel_wrote_is_read() {
         let tree = super::mounted(&image, name);
         check_info(&image, options, name);
         let checks = Checks { time_step_ns: 1, ..CHECKS };
-        tree.compare(&read(&image, options), checks, options);
+        tree.compare(&Tree::read_placed(&opened(&image).unwrap(), &image.disk()), checks, options);
     }
 }
 
@@ -170,4 +172,16 @@ fn the_tree_is_what_another_reader_finds() {
         }
         assert!(count > 300, "{options}: {count}");
     }
+}
+
+#[test]
+fn what_is_set_for_a_file_is_told() {
+    let image = made(SIZE, "-t ext4");
+    image.mounted("ext4", "").mark("iadAS");
+    let volume = opened(&image).unwrap();
+    let marked = volume.lookup(volume.root(), b"marked".to_vec()).unwrap();
+    let attributes = volume.attributes(marked.node).unwrap();
+    assert_eq!(attributes.flags, ["synchronous", "immutable", "append-only", "no-dump", "no-access-time"]);
+    assert!(attributes.access_list.is_none());
+    assert!(volume.attributes(volume.root()).unwrap().flags.is_empty());
 }

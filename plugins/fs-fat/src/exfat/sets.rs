@@ -97,7 +97,8 @@ impl Set {
     pub(super) fn item(&self) -> Result<Item> {
         self.check()?;
         let bytes = &self.bytes;
-        let folder = le16(bytes, 4)? & FOLDER != 0;
+        let marks = le16(bytes, 4)?;
+        let folder = marks & FOLDER != 0;
         let stream = slice(bytes, ENTRY, ENTRY)?;
         let (written, size, first) = (le64(stream, 8)?, le64(stream, 24)?, le32(stream, 20)?);
         if written > size {
@@ -121,7 +122,7 @@ impl Set {
             links: 1,
             ..FileStat::of(kind)
         };
-        Ok(Item { stat, place, written: if folder { size } else { written } })
+        Ok(Item { stat, place, written: if folder { size } else { written }, marks })
     }
 }
 

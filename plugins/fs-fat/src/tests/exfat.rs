@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use tidemark_fs_testing::Damage;
+use tidemark_plugin::attributes::Attributes;
 use tidemark_plugin::guest_filesystem::GuestVolume;
 
 use super::*;
@@ -37,7 +38,9 @@ fn every_cluster_size_gives_every_byte() {
         assert_eq!((info.filesystem.as_str(), info.label.as_str()), ("exfat", "Läbel🦀"), "{options}");
         assert!(info.warnings.is_empty() && info.uuid.len() == 9, "{options}: {info:?}");
         assert_eq!(info.total_bytes, image.size(), "{options}");
-        tree.compare(&Tree::read(&volume), checks(10_000_000), &options);
+        let small = volume.lookup(volume.root(), b"small".to_vec()).unwrap();
+        assert_eq!(volume.attributes(small.node).unwrap().flags, ["archive"], "{options}");
+        tree.compare(&Tree::read_placed(&volume, &image.disk()), checks(10_000_000), &options);
     }
 }
 

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 use tidemark_fs_testing::Damage;
+use tidemark_plugin::attributes::Attributes;
 use tidemark_plugin::guest_filesystem::GuestVolume;
 
 use super::*;
@@ -81,7 +82,7 @@ fn every_cluster_size_gives_every_byte() {
             info.warnings.is_empty() && info.total_bytes.abs_diff(size) < 256 << 10,
             "{options}: {info:?}"
         );
-        tree.compare(&Tree::read(&volume), checks(STEP), &options);
+        tree.compare(&Tree::read_placed(&volume, &image.disk()), checks(STEP), &options);
     }
 }
 
@@ -267,4 +268,18 @@ fn damage_is_an_error_and_never_a_crash() {
             "{options}: {endured:?}"
         );
     }
+}
+
+#[test]
+fn what_is_set_for_a_file_is_told() {
+    let (home, _) = source(Wanted { many: 20, large: 20_000, ..WANTED });
+    let image = filled("", 16 << 20, home.path());
+    mtool(&image, "mattrib", &["+h", "+s", "+r", "::/small"], &[]);
+    let volume = opened(image.disk()).unwrap();
+    let flags = |name: &str| {
+        let node = volume.lookup(volume.root(), name.into()).unwrap().node;
+        volume.attributes(node).unwrap().flags
+    };
+    assert_eq!(flags("small"), ["read-only", "hidden", "system", "archive"]);
+    assert_eq!((flags("few"), flags("many")), (vec!["archive".to_owned()], vec![]));
 }

@@ -93,6 +93,31 @@ impl Runs {
         Some(run.start.max(offset)).filter(|found| *found < size)
     }
 
+    /// The runs from `offset` on as the contract's `placement` tells them, in a file of `size` bytes of which those from `written`
+    /// on read as zeros.
+    #[cfg(feature = "guest-filesystem")]
+    #[must_use]
+    pub fn placed(&self, offset: u64, written: u64, size: u64) -> Vec<crate::placement::Run> {
+        let (mut placed, mut at) = (Vec::new(), offset);
+        let mut add = |until: u64, lies: Option<u64>| {
+            if until > at && placed.len() < crate::placement::MOST_RUNS {
+                placed.push(crate::placement::Run { length: until - at, offset: lies });
+                at = until;
+            }
+            at
+        };
+        let written = written.min(size);
+        for run in self.0.get(self.first(offset)..).unwrap_or_default() {
+            let at = add(run.start.min(written), None);
+            let lies = run.at.map(|on_disk| on_disk.saturating_add(at.saturating_sub(run.start)));
+            if at >= run.start {
+                add((run.start + run.length).min(written), lies);
+            }
+        }
+        add(size, None);
+        placed
+    }
+
     /// How many bytes of a range of the file lie somewhere.
     #[must_use]
     pub fn allocated(&self, range: std::ops::Range<u64>) -> u64 {
@@ -159,6 +184,31 @@ mod tests {
         assert_eq!([next(0), next(12), next(29), next(33), next(49)], [0, 20, 29, 40, 49].map(Some));
         assert_eq!([runs.allocated(5..25), runs.allocated(30..40), runs.allocated(0..99)], [10, 0, 30]);
         assert_eq!((next(50), runs.next_data(45, 42), Runs::default().next_data(0, 9)), (None, None, None));
+    }
+
+    #[cfg(feature = "guest-filesystem")]
+    #[test]
+    fn placed_runs_give_what_is_read() {
+        let runs = Runs::new(vec![run(0, 10, Some(100)), run(20, 10, Some(200)), run(30, 5, None)]).unwrap();
+        for (offset, written, size) in
+            [(0, 60, 60), (0, 25, 60), (5, 28, 28), (12, 60, 40), (22, 23, 50), (60, 60, 60)]
+        {
+            let mut expected = vec![0; (size - offset) as usize];
+            runs.read(&disk(), offset, &mut expected).unwrap();
+            let unwritten = (written - offset.min(written)).min(size - offset) as usize;
+            expected[unwritten..].fill(0);
+            let mut got = Vec::new();
+            for crate::placement::Run { length, offset } in runs.placed(offset, written, size) {
+                assert!(length > 0);
+                let bytes =
+                    (0..length).map(|byte| offset.map_or(0, |offset| u8::try_from(offset + byte).unwrap()));
+                got.extend(bytes);
+            }
+            assert_eq!(got, expected, "{offset} {written} {size}");
+        }
+        let many = Runs::new((0..20_000).map(|at| run(2 * at, 1, Some(7 * at))).collect()).unwrap();
+        let placed = many.placed(1, u64::MAX, 40_000);
+        assert_eq!((placed.len(), placed[0].offset, placed[1].offset), (10_000, None, Some(7)));
     }
 
     #[test]

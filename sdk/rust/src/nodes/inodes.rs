@@ -8,11 +8,13 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use super::{FileStat, MAX_ENTRIES, page_of, stat_of};
+use crate::attributes::{Attributes, NodeAttributes};
 use crate::guest_filesystem::{Entry, EntryPage, GuestVolume, NamedStream, NodeKind, Stat, VolumeInfo};
+use crate::placement::{Placement, Run};
 use crate::{Error, ErrorKind, Result, info};
 
 /// Entries of all the listings that are kept, but for the last one, which is kept in any case.
-const KEPT_ENTRIES: usize = 100_000;
+const KEPT_ENTRIES: usize = 250_000;
 
 /// A name with the number of what it names.
 type Named = (Vec<u8>, u64);
@@ -35,6 +37,14 @@ pub trait InodeReader: 'static {
     /// The named streams of a file.
     fn streams(&self, _inode: u64) -> Result<Vec<NamedStream>> {
         Ok(Vec::new())
+    }
+    /// What is known of a node beyond its stat.
+    fn attributes(&self, _inode: u64) -> Result<NodeAttributes> {
+        Ok(NodeAttributes::of(0, &[]))
+    }
+    /// The runs of a file of `size` bytes from `offset` on; none where its bytes are to be had from `read` only.
+    fn placed(&self, _inode: u64, _offset: u64, _size: u64) -> Result<Option<Vec<Run>>> {
+        Ok(None)
     }
     /// The first offset at or after `offset` that is not in a hole, in a file of `size` bytes; none where there is none.
     fn next_data(&self, _inode: u64, offset: u64, size: u64) -> Result<Option<u64>> {
@@ -116,7 +126,7 @@ impl<R: InodeReader> ByInode<R> {
             }
             stat => stat?,
         };
-        Ok(Entry { name: name.to_vec(), stat: stat_of(inode, &stat) })
+        Ok(Entry { name: name.to_vec(), stat: stat_of(inode, stat) })
     }
 }
 
@@ -146,7 +156,7 @@ impl<R: InodeReader> GuestVolume for ByInode<R> {
     }
 
     fn stat(&self, node: u64) -> Result<Stat> {
-        self.reader.stat(node).map(|stat| stat_of(node, &stat))
+        self.reader.stat(node).map(|stat| stat_of(node, stat))
     }
 
     fn read(&self, node: u64, stream: Option<Vec<u8>>, offset: u64, length: u32) -> Result<Vec<u8>> {
@@ -177,6 +187,19 @@ impl<R: InodeReader> GuestVolume for ByInode<R> {
     fn next_data(&self, node: u64, offset: u64) -> Result<Option<u64>> {
         let size = self.expect(node, NodeKind::File, "regular file")?.size_bytes;
         self.reader.next_data(node, offset, size)
+    }
+}
+
+impl<R: InodeReader> Attributes for ByInode<R> {
+    fn attributes(&self, node: u64) -> Result<NodeAttributes> {
+        self.reader.attributes(node)
+    }
+}
+
+impl<R: InodeReader> Placement for ByInode<R> {
+    fn runs(&self, node: u64, offset: u64) -> Result<Option<Vec<Run>>> {
+        let size = self.expect(node, NodeKind::File, "regular file")?.size_bytes;
+        self.reader.placed(node, offset, size)
     }
 }
 

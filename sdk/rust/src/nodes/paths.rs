@@ -163,7 +163,7 @@ impl<R: PathReader> GuestVolume for ByPath<R> {
         let found = place.and_then(|place| Some((place, listing.entries.get(place)?)));
         let name = String::from_utf8_lossy(&name);
         let (place, (_, stat)) = found.ok_or_else(|| Error::not_found(format!("there is no '{name}'")))?;
-        Ok(stat_of(node(number, place), stat))
+        Ok(stat_of(node(number, place), stat.clone()))
     }
 
     fn list(&self, directory: u64, cursor: u64, limit: u32) -> Result<EntryPage> {
@@ -172,13 +172,13 @@ impl<R: PathReader> GuestVolume for ByPath<R> {
         let entries = listing.entries.get(page.clone()).unwrap_or_default().iter().zip(page);
         let entry = |((name, stat), place): (&(Vec<u8>, FileStat), usize)| Entry {
             name: name.clone(),
-            stat: stat_of(node(number, place), stat),
+            stat: stat_of(node(number, place), stat.clone()),
         };
         Ok(EntryPage { entries: entries.map(entry).collect(), next })
     }
 
     fn stat(&self, node: u64) -> Result<Stat> {
-        self.found(node).map(|(_, stat)| stat_of(node, &stat))
+        self.found(node).map(|(_, stat)| stat_of(node, stat))
     }
 
     fn read(&self, node: u64, stream: Option<Vec<u8>>, offset: u64, length: u32) -> Result<Vec<u8>> {

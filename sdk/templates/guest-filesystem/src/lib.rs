@@ -1,13 +1,14 @@
 //! The file system `my-plugin`: a tar archive (POSIX ustar) that a disk begins with, shown as read-only files.
 //!
 //! The archive is read once, header by header, when it is opened (`archive`); files are read from where they lie on the
-//! disk. What a guest wrote is not to be trusted: whatever does not fit is an error or a warning, never a guess.
+//! disk, by the host where it asks where that is. What a guest wrote is not to be trusted: whatever does not fit is an error or a warning, never a guess.
 
 mod archive;
 
 use tidemark_plugin::guest_filesystem::{
     Entry, EntryPage, GuestFilesystem, GuestVolume, NamedStream, Stat, Volume, VolumeInfo,
 };
+use tidemark_plugin::placement::{Placement, Run};
 use tidemark_plugin::{Description, Error, Result, description, disk};
 
 use crate::archive::{Archive, BLOCK, Header, Node};
@@ -114,4 +115,13 @@ impl GuestVolume for Opened {
     }
 }
 
-tidemark_plugin::export_guest_filesystem!(Tar);
+/// Files lie in an archive as they are: the host reads them by itself.
+impl Placement for Opened {
+    fn runs(&self, node: u64, offset: u64) -> Result<Option<Vec<Run>>> {
+        let place = self.archive.place(node, offset, u32::MAX)?;
+        let run = |(start, length): (u64, u32)| Run { length: length.into(), offset: Some(start) };
+        Ok(Some(place.map(run).into_iter().collect()))
+    }
+}
+
+tidemark_plugin::export_guest_filesystem!(Tar, placement);

@@ -1,14 +1,20 @@
 //! A file system whose only file is the disk itself. The disk's first 16 bytes choose how it misbehaves: `good`,
 //! `stuck-cursor`, `long-read`, `slash-name`, `backwards`, `beyond` (reads past the end), `flood` (more entries than
-//! asked for).
+//! asked for), `empty-run`, `many-runs`, `run-beyond` (lies past the end), `overflow` (lies beyond all numbers), `flags` (more
+//! words than may be), `long-access`.
 
-wit_bindgen::generate!({ path: "../../../sdk/wit", world: "guest-filesystem" });
+wit_bindgen::generate!({
+    path: ["../../../sdk/wit", "../../../sdk/wit/0.2", "../../../sdk/wit/0.3"],
+    world: "tidemark:plugin/guest-filesystem@0.3.0",
+    generate_all,
+});
 
-use exports::tidemark::plugin::filesystem::{
-    Entry, EntryPage, Guest, GuestVolume, NamedStream, NodeKind, Stat, Volume, VolumeInfo,
+use exports::tidemark::plugin0_1_0::filesystem::{
+    Entry, EntryPage, Guest, GuestVolume, NamedStream, NodeKind, Stat, Volume, VolumeBorrow, VolumeInfo,
 };
-use tidemark::plugin::disk;
-use tidemark::plugin::types::{Description, Error, ErrorKind};
+use exports::tidemark::plugin0_3_0::{attributes, placement};
+use tidemark::plugin0_1_0::disk;
+use tidemark::plugin0_1_0::types::{Description, Error, ErrorKind};
 
 struct Filesystem;
 export!(Filesystem);
@@ -42,7 +48,7 @@ impl Guest for Filesystem {
     type Volume = Opened;
 
     fn describe() -> Description {
-        Description { name: "hostile-filesystem".into(), version: "0.1.0".into(), contract: "0.1.0".into() }
+        Description { name: "hostile-filesystem".into(), version: "0.1.0".into(), contract: "0.3.0".into() }
     }
 
     fn probe(index: u32) -> Result<Option<String>, Error> {
@@ -114,5 +120,30 @@ impl GuestVolume for Opened {
 
     fn next_data(&self, _: u64, offset: u64) -> Result<Option<u64>, Error> {
         Ok(Some(if self.behave == "backwards" { offset - 1 } else { offset }))
+    }
+}
+
+impl attributes::Guest for Filesystem {
+    fn of_node(of: VolumeBorrow<'_>, _: u64) -> Result<Option<attributes::NodeAttributes>, Error> {
+        let behave = of.get::<Opened>().behave.as_str();
+        Ok(Some(attributes::NodeAttributes {
+            flags: vec!["hidden\u{1b}".into(); if behave == "flags" { 2_000_000 } else { 1 }],
+            access_list: Some("D:".repeat(if behave == "long-access" { 40_000 } else { 1 })),
+        }))
+    }
+}
+
+impl placement::Guest for Filesystem {
+    fn of_file(of: VolumeBorrow<'_>, _: u64, at: u64) -> Result<Option<Vec<placement::Run>>, Error> {
+        let opened = of.get::<Opened>();
+        let size = disk::size(opened.disk)?;
+        let whole = placement::Run { length: size - at, offset: Some(at) };
+        Ok(Some(match opened.behave.as_str() {
+            "empty-run" => vec![placement::Run { length: 0, offset: Some(0) }, whole],
+            "many-runs" => vec![placement::Run { length: 1, offset: None }; 10_001],
+            "run-beyond" => vec![placement::Run { length: size, offset: Some(1) }],
+            "overflow" => vec![placement::Run { length: 2, offset: Some(u64::MAX) }],
+            _ => vec![whole],
+        }))
     }
 }

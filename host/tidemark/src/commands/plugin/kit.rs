@@ -37,6 +37,7 @@ const SDK: &[File] = files!(
     [
         "Cargo.toml",
         "src/about.rs",
+        "src/attributes.rs",
         "src/bindings.rs",
         "src/calendar.rs",
         "src/clock.rs",
@@ -53,6 +54,7 @@ const SDK: &[File] = files!(
         "src/nodes/inodes.rs",
         "src/nodes/names.rs",
         "src/nodes/paths.rs",
+        "src/placement.rs",
         "src/policy.rs",
         "src/storage_target.rs",
     ]
@@ -61,8 +63,9 @@ const SDK: &[File] = files!(
 /// The interfaces of the first contract.
 const CONTRACT: &[File] =
     files!("wit", ["connector.wit", "guest-filesystem.wit", "host.wit", "policy.wit", "storage-target.wit"]);
-/// What the second added, with its worlds.
-const CONTRACT_0_2: &[File] = files!("wit/0.2", ["contract.wit"]);
+/// What each later one added, with its worlds, by the folder; the last is the one that new plugins are written against.
+const LATER_CONTRACTS: &[(&str, &[File])] =
+    &[("0.2", files!("wit/0.2", ["contract.wit"])), ("0.3", files!("wit/0.3", ["contract.wit"]))];
 
 const TEMPLATES: &[Template] = &[
     Template {
@@ -141,16 +144,23 @@ pub(super) fn files_of(
         let text = if cargo { text.replace(SDK_FROM_TEMPLATE, SDK_FROM_PLUGIN) } else { text };
         ((*place).to_owned(), text)
     });
-    let below = |folder: &'static str, files: &'static [File]| {
-        files.iter().map(move |(place, text)| (format!("{folder}{place}"), (*text).to_owned()))
-    };
     let mut files: Vec<(String, String)> = own.collect();
+    let mut add = |folder: &str, new: &[File]| {
+        files.extend(new.iter().map(|(place, text)| (format!("{folder}/{place}"), (*text).to_owned())));
+    };
     if language == LanguageArg::Rust {
-        files.extend(below("sdk/rust/", SDK));
-        files.extend(below("sdk/wit/", CONTRACT).chain(below("sdk/wit/0.2/", CONTRACT_0_2)));
+        add("sdk/rust", SDK);
+        add("sdk/wit", CONTRACT);
+        for (version, contract) in LATER_CONTRACTS {
+            add(&format!("sdk/wit/{version}"), contract);
+        }
     } else {
         // The shape that the tools of other languages look for: one package with what it depends on below it.
-        files.extend(below("wit/", CONTRACT_0_2).chain(below("wit/deps/plugin-0.1.0/", CONTRACT)));
+        add("wit/deps/plugin-0.1.0", CONTRACT);
+        for (later, (version, contract)) in LATER_CONTRACTS.iter().rev().enumerate() {
+            let folder = if later == 0 { "wit".to_owned() } else { format!("wit/deps/plugin-{version}.0") };
+            add(&folder, contract);
+        }
     }
     Some(files)
 }
@@ -211,7 +221,9 @@ mod tests {
         let mut contract = places(CONTRACT);
         // What the product's own authors keep to.
         contract.extend(["README.md", "released.txt"].map(str::to_owned));
-        contract.extend(places(CONTRACT_0_2).into_iter().map(|place| format!("0.2/{place}")));
+        for (version, files) in LATER_CONTRACTS {
+            contract.extend(places(files).into_iter().map(|place| format!("{version}/{place}")));
+        }
         assert_eq!(contract, on_disk(&sdk().join("wit")));
         let mut folders = BTreeSet::new();
         for template in TEMPLATES {
@@ -236,7 +248,7 @@ mod tests {
                 LanguageArg::Rust => {
                     assert!(text("Cargo.toml").contains("path = \"sdk/rust\""));
                     assert!(text("src/lib.rs").contains("description(\"mine\""));
-                    assert!(text("sdk/wit/0.2/contract.wit").contains("world policy"));
+                    assert!(text("sdk/wit/0.3/contract.wit").contains("world policy"));
                 }
                 LanguageArg::Js => assert!(text("plugin.js").contains("NAME = 'mine'")),
                 LanguageArg::Python => assert!(text("plugin.py").contains("NAME = \"mine\"")),
