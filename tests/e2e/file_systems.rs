@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read as _, Write};
 use std::path::Path;
 use std::process::Command;
 
@@ -359,10 +359,26 @@ fn discs_sticks_and_logical_volumes_come_out_too() -> Result<()> {
         ensure!(partition["filesystem"] == *name, "{partition}");
         let found = seen(&rest, &mount, &word(&partition["path"]), site.folder())?;
         tree.compare(&found, *checks, name);
+        let about = get(&rest, &mount, "file-info", &format!("{}/few", word(&partition["path"])))?;
+        let expected = if name.contains("fat") { json!(["archive"]) } else { Value::Null };
+        ensure!(about["attributes"] == expected, "{about}");
     }
     ensure!(sources.len() == 4, "all four");
     rest.delete(&format!("/api/v1/restore/{mount}"))?.expect(204)?;
     site.finish(&[])
+}
+
+/// A range that begins and ends anywhere has what the file has there.
+fn a_part_is_of_the_whole(rest: &Rest, mount: &str, path: &str) -> Result<()> {
+    let place = format!("/api/v1/restore/{mount}/download?path={}", escape(path));
+    let mut whole = Vec::new();
+    rest.download(&place, &mut whole)?;
+    for (first, last) in [(1_234_567, 3_456_789), (0, 0), (whole.len() - 200_000, whole.len() - 1)] {
+        let mut part = Vec::new();
+        rest.part(&place, first as u64..=last as u64)?.read_to_end(&mut part)?;
+        ensure!(part == whole[first..=last], "{path}: {first} to {last}");
+    }
+    Ok(())
 }
 
 fn look_at_all(site: &Site, backup: &str, guests: &[Guest]) -> Result<()> {
@@ -385,6 +401,11 @@ fn look_at_all(site: &Site, backup: &str, guests: &[Guest]) -> Result<()> {
         ensure!(partition["warnings"] == json!([]), "{partition}");
         let found = seen(&rest, &mount, &word(&partition["path"]), site.folder())?;
         guest.tree().compare(&found, guest.checks, guest.name);
+        let partition = word(&partition["path"]);
+        a_part_is_of_the_whole(&rest, &mount, &format!("{partition}/large"))?;
+        let about = get(&rest, &mount, "file-info", &format!("{partition}/few"))?;
+        let is_told = about["access_list"].as_str().is_some_and(|list| list.starts_with("O:"));
+        ensure!(is_told == (guest.name == "ntfs"), "{about}");
     }
     let after = surroundings(pid, site)?;
     ensure!(before == after, "a process or a mount came to be: {after:?}");

@@ -139,6 +139,22 @@ impl Rest {
         Ok(response.into_body().into_reader())
     }
 
+    /// Some bytes of `GET path`, as they come.
+    ///
+    /// # Errors
+    /// Where the status is not 206.
+    pub fn part(
+        &self,
+        path: &str,
+        range: std::ops::RangeInclusive<u64>,
+    ) -> Result<impl Read + Send + 'static> {
+        let range = format!("bytes={}-{}", range.start(), range.end());
+        let request = self.request("GET", path, &[("range", &range)]).body(())?;
+        let response = self.agent.run(request).with_context(|| format!("GET {}{path}", self.base))?;
+        ensure!(response.status().as_u16() == 206, "{range} of {path} answered {}", response.status());
+        Ok(response.into_body().into_reader())
+    }
+
     /// `GET path` by plain reads of the socket, where it is the server's time that counts; how many bytes the body had, with
     /// what frames its chunks. They go into `piece`, of which nothing is kept.
     ///

@@ -138,7 +138,7 @@ fn streams_links_and_owners_are_told() {
 fn what_is_set_and_who_may_do_what_is_told() {
     // Owner and group are administrators and SYSTEM; the one may do all, the other is denied to write.
     let descriptor = "010004801400000024000000000000003000000001020000000000052000000020020000010100000000000512000000\
-                      0200300002000000010014001601120001010000000000051200000000031800ff011f0001020000000000052000000020020000";
+                      0200340002000000010014001601120001010000000000051200000000031800ff011f0001020000000000052000000020020000";
     let (image, _) = volume(64 << 20, "", "permissions", |folder| {
         std::fs::write(folder.join("marked"), vec![1; 9000]).unwrap();
         std::fs::write(folder.join("plain"), b"").unwrap();
