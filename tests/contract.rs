@@ -34,7 +34,7 @@ Every interface of contract 0.3.0, as `sdk/wit` declares it. What a plugin of ea
 |---|---|---|---|
 | connector | `hypervisor` | `about` | `log`, `clock`, `http` |
 | storage-target | `storage` | | `log`, `crypto` |
-| guest-filesystem | `filesystem` | `attributes` | `log`, `disk` |
+| guest-filesystem | `filesystem` | `attributes`, `placement` | `log`, `disk` |
 | volume-reader | `volumes` | | `log`, `disk` |
 | policy | `decisions` | | `log` |
 

@@ -72,9 +72,8 @@ impl Lab {
         added["vms"][0]["id"].as_str().map(str::to_owned).with_context(|| format!("no id in {added}"))
     }
 
-    fn submit(&self, vm: &str, bandwidth: u64) -> Result<String> {
-        let order = json!({"vm_name": vm, "repository_id": "main", "backup_type": "full",
-            "bandwidth_bytes_per_second": bandwidth});
+    fn submit(&self, vm: &str, repository: &str) -> Result<String> {
+        let order = json!({"vm_name": vm, "repository_id": repository, "backup_type": "full"});
         let accepted = self.server.rest().post("/api/v1/backups", &order)?.expect(202)?;
         accepted["job_id"].as_str().map(str::to_owned).context("a job_id")
     }
@@ -123,8 +122,13 @@ fn an_upgrade_under_load_and_its_rollback_touch_no_running_job() -> Result<()> {
         vms.push(lab.connect(&format!("many-{number:02}"), &[])?);
     }
     let late = lab.connect("late", &[])?;
-    // 900 kB that do not compress, at 64 KiB a second.
-    let jobs = vms.iter().map(|vm| lab.submit(vm, 65536)).collect::<Result<Vec<_>>>()?;
+    // 18 MB that do not compress need five minutes there, unless it becomes faster.
+    let slow = file(lab.folder.path().join("slow"));
+    fs::create_dir(&slow)?;
+    cli.run(&["plugin", "grant", "local", &format!("path:{slow}")])?;
+    let setting = format!("path={slow}");
+    cli.run(&["repository", "add", "slow", "--plugin", "local", "--set", &setting, "--bandwidth", "64KiB"])?;
+    let jobs = vms.iter().map(|vm| lab.submit(vm, "slow")).collect::<Result<Vec<_>>>()?;
     for job in &jobs {
         wait_for("the job to move its disk", LONG, || {
             Ok((lab.job(job)?["progress"]["disks"][0]["state"] == "moving").then_some(()))
@@ -143,16 +147,17 @@ fn an_upgrade_under_load_and_its_rollback_touch_no_running_job() -> Result<()> {
     let granted = approved["grants"].as_array().context("'grants'")?;
     ensure!(granted.iter().any(|grant| grant["capability"] == "vddk"), "{approved}");
 
-    let next = lab.submit(&late, 0)?;
+    let next = lab.submit(&late, "main")?;
     ensure!(lab.ended(&next)?["status"] == "succeeded", "{}", lab.job(&next)?);
     ensure!(lab.made_by(&next)? == "0.2.0", "new jobs use the new version: {}", lab.made_by(&next)?);
     let used = cli.outcome(&["plugin", "remove", "hostile", "0.1.0"])?;
     ensure!(used.code == 1 && used.stderr.contains("works with plugin hostile 0.1.0"), "{used:?}");
     cli.run(&["plugin", "rollback", "hostile"])?;
-    let again = lab.submit(&late, 0)?;
+    let again = lab.submit(&late, "main")?;
     ensure!(lab.ended(&again)?["status"] == "succeeded", "{}", lab.job(&again)?);
     ensure!(lab.made_by(&again)? == "0.1.0", "and the old one after the rollback");
 
+    cli.run(&["repository", "update", "slow", "--bandwidth", "0"])?;
     for job in &jobs {
         let ended = lab.ended(job)?;
         ensure!(ended["status"] == "succeeded", "{ended}");
@@ -173,7 +178,7 @@ fn what_misbehaves_twice_in_a_row_is_in_quarantine_until_it_is_released() -> Res
     lab.install()?;
     let good = lab.connect("good", &[])?;
     let bad = lab.connect("bad", &["behave=trap", "in=create-snapshot"])?;
-    let run = |vm: &str| -> Result<Value> { lab.ended(&lab.submit(vm, 0)?) };
+    let run = |vm: &str| -> Result<Value> { lab.ended(&lab.submit(vm, "main")?) };
     let strikes =
         |count: u64| {
             wait_for("the strike to count", LONG, || {
@@ -310,7 +315,7 @@ fn a_component_that_keeps_the_compiler_busy_costs_its_process_only() -> Result<(
     // The server is as it was, and compiles the next one.
     lab.install()?;
     let vm = lab.connect("good", &[])?;
-    let job = lab.submit(&vm, 0)?;
+    let job = lab.submit(&vm, "main")?;
     ensure!(lab.ended(&job)?["status"] == "succeeded", "{}", lab.job(&job)?);
     lab.finish(&[])
 }

@@ -90,7 +90,8 @@ pub(crate) mod filesystem {
     });
 }
 
-/// An optional interface of file-system readers that the contract 0.3.0 brought, with the one whose volumes it is asked about.
+/// What is set for a node: an optional interface of file-system readers that the contract 0.3.0 brought, with the one whose
+/// volumes it is asked about.
 pub(crate) mod attributes {
     wasmtime::component::bindgen!({
         inline: "
@@ -109,7 +110,7 @@ pub(crate) mod attributes {
     });
 }
 
-/// The other one.
+/// Where files lie: the other interface that it brought.
 pub(crate) mod placement {
     wasmtime::component::bindgen!({
         inline: "

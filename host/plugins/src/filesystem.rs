@@ -18,8 +18,8 @@ pub(crate) use exports::{Exports, LinkedFilesystem};
 const MAX_NAME_BYTES: usize = 4096;
 /// Runs that a reader tells at once, at most.
 const MAX_RUNS: usize = 10_000;
-/// The longest access list that is shown.
-const MAX_ACCESS_BYTES: usize = 64 << 10;
+/// The longest access list that is shown: more than the 64 KiB of a descriptor of Windows become as text.
+const MAX_ACCESS_BYTES: usize = 512 << 10;
 
 /// An open volume of one [`GuestFilesystem`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -338,7 +338,9 @@ impl GuestFilesystem {
         let Some(told) = self.guest.returned("attributes", result)? else { return Ok(None) };
         let flags = self.guest.bounded("attributes", told.flags)?;
         if told.access_list.as_ref().is_some_and(|list| list.len() > MAX_ACCESS_BYTES) {
-            return Err(self.guest.nonsense("attributes", "an access list of more than 64 KiB".to_owned()));
+            // As a guest may have made it: nobody is to blame.
+            let message = format!("an access list of more than {MAX_ACCESS_BYTES} bytes");
+            return Err(self.guest.error(ErrorKind::Unsupported, "attributes", message));
         }
         let flags = flags.iter().map(|word| printable(word)).collect();
         // All of it: half an access list would grant what the whole one denies.

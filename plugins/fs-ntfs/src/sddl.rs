@@ -20,6 +20,17 @@ const MARKS: [(u8, &str); 7] =
     [(0x1, "OI"), (0x2, "CI"), (0x4, "NP"), (0x8, "IO"), (0x10, "ID"), (0x40, "SA"), (0x80, "FA")];
 /// Rights of files that have a word as a whole.
 const RIGHTS: [(u32, &str); 4] = [(0x1f_01ff, "FA"), (0x12_0089, "FR"), (0x12_0116, "FW"), (0x12_00a0, "FX")];
+/// Rights that are the same for whatever has any: what has others beside them is written as a number.
+const COMMON_RIGHTS: [(u32, &str); 8] = [
+    (0x1_0000, "SD"),
+    (0x2_0000, "RC"),
+    (0x4_0000, "WD"),
+    (0x8_0000, "WO"),
+    (0x1000_0000, "GA"),
+    (0x2000_0000, "GX"),
+    (0x4000_0000, "GW"),
+    (0x8000_0000, "GR"),
+];
 /// Rights of a mandatory label, bit by bit.
 const LABEL_RIGHTS: [(u32, &str); 3] = [(0x1, "NW"), (0x2, "NR"), (0x4, "NX")];
 /// Whom everybody knows.
@@ -104,12 +115,13 @@ fn entry(entry: &[u8]) -> Result<String> {
         return Err(Error::unsupported(format!("an access list with an entry of type {kind}")));
     };
     let marks: String = MARKS.iter().filter(|(bit, _)| marks & bit != 0).map(|(_, word)| *word).collect();
-    let whole = RIGHTS.iter().find(|(known, _)| *known == rights);
-    let rights = match whole {
-        _ if *word == "ML" => {
-            LABEL_RIGHTS.iter().filter(|(bit, _)| rights & bit != 0).map(|(_, word)| *word).collect()
-        }
+    let words = |known: &[(u32, &str)]| -> String {
+        known.iter().filter(|(bit, _)| rights & bit != 0).map(|(_, word)| *word).collect()
+    };
+    let rights = match RIGHTS.iter().find(|(known, _)| *known == rights) {
+        _ if *word == "ML" => words(&LABEL_RIGHTS),
         Some((_, word)) => (*word).to_owned(),
+        None if rights != 0 && rights & 0xf00f_0000 == rights => words(&COMMON_RIGHTS),
         None => format!("{rights:#x}"),
     };
     Ok(format!("({word};{marks};{rights};;;{})", known(sid(entry, 8)?)))
@@ -159,10 +171,10 @@ mod tests {
             ace(0, 0x3, 0x1f_01ff, &SYSTEM),
             ace(0, 0x1b, 0x13_01bf, &USER),
         ]);
-        let audit = acl(&[ace(2, 0xc0, 0x1_0000, &ADMINISTRATORS), ace(0x11, 0, 0x1, &SYSTEM)]);
+        let audit = acl(&[ace(2, 0xc0, 0xe001_0000, &ADMINISTRATORS), ace(0x11, 0, 0x1, &SYSTEM)]);
         let whole = descriptor(0x9414, [&ADMINISTRATORS, &SYSTEM, &audit, &access]);
         let expected = "O:BAG:SYD:PAI(D;;FW;;;S-1-5-21-1-2-3-1001)(A;OICI;FA;;;SY)(A;OICIIOID;0x1301bf;;;S-1-5-21-1-2-3-1001)\
-                        S:(AU;SAFA;0x10000;;;BA)(ML;;NW;;;SY)";
+                        S:(AU;SAFA;SDGXGWGR;;;BA)(ML;;NW;;;SY)";
         assert_eq!(text(&whole).unwrap(), expected);
         assert_eq!(text(&descriptor(4, [&[], &[], &[], &[]])).unwrap(), "D:NO_ACCESS_CONTROL");
         assert_eq!(text(&descriptor(4, [&USER, &[], &[], &acl(&[])])).unwrap(), "O:S-1-5-21-1-2-3-1001D:");

@@ -47,7 +47,7 @@ impl Security {
             return owner.clone();
         }
         let descriptor = self.descriptor(table, number);
-        let owner = descriptor.and_then(|descriptor| owner_in(&descriptor).ok()).unwrap_or_default();
+        let owner = descriptor.and_then(|descriptor| owner_in(&descriptor)).unwrap_or_default();
         let mut owners = self.owners.borrow_mut();
         if owners.len() >= MAX_DESCRIPTORS {
             owners.clear();
@@ -65,9 +65,10 @@ impl Security {
         last.1.clone()
     }
 
-    /// A descriptor by its number; none where it is not known.
-    pub(crate) fn descriptor(&self, table: &Table, number: u32) -> Option<Vec<u8>> {
-        self.places(table)?.descriptor(table, number).ok()
+    /// A descriptor by its number.
+    pub(crate) fn descriptor(&self, table: &Table, number: u32) -> Result<Vec<u8>> {
+        let places = self.places(table).ok_or_else(|| Error::corrupt("$Secure cannot be read"))?;
+        places.descriptor(table, number)
     }
 
     fn places(&self, table: &Table) -> Option<&Places> {

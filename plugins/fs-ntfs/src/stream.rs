@@ -96,9 +96,7 @@ impl Stream {
 
     /// At most so many bytes; fewer only at the end.
     pub(crate) fn read(&self, disk: &CachedDisk, offset: u64, length: u32) -> Result<Vec<u8>> {
-        if self.flags & ENCRYPTED != 0 {
-            return Err(Error::unsupported("the file is encrypted (EFS): only the guest has the key"));
-        }
+        self.readable()?;
         let length = self.size.saturating_sub(offset).min(u64::from(length));
         let mut bytes = vec![0; index(length)?];
         let written = self.initialized.saturating_sub(offset).min(length);
@@ -150,13 +148,19 @@ impl Stream {
     }
 
     /// Where the bytes from `offset` on lie; none where they are not there as they are.
-    pub(crate) fn placed(&self, offset: u64) -> Option<Vec<Run>> {
-        match &self.body {
-            Body::Runs(runs) if self.flags & ENCRYPTED == 0 => {
-                Some(runs.placed(offset, self.initialized, self.size))
-            }
+    pub(crate) fn placed(&self, offset: u64) -> Result<Option<Vec<Run>>> {
+        self.readable()?;
+        Ok(match &self.body {
+            Body::Runs(runs) => Some(runs.placed(offset, self.initialized, self.size)),
             _ => None,
+        })
+    }
+
+    fn readable(&self) -> Result<()> {
+        if self.flags & ENCRYPTED == 0 {
+            return Ok(());
         }
+        Err(Error::unsupported("the file is encrypted (EFS): only the guest has the key"))
     }
 
     /// The first offset at or after `offset` that is not in a hole.

@@ -8,7 +8,7 @@ use tidemark_plugin::disk::CachedDisk;
 use tidemark_plugin::fields::{le16, le32, le64, units_le, wtf8};
 use tidemark_plugin::guest_filesystem::{NamedStream, NodeKind, VolumeInfo};
 use tidemark_plugin::nodes::{FileStat, InodeReader};
-use tidemark_plugin::{Error, Result, placement};
+use tidemark_plugin::{Error, Result, info, placement};
 
 use crate::attribute::{Attribute, Form, kind, utf16};
 use crate::boot::Boot;
@@ -306,16 +306,25 @@ impl InodeReader for Ntfs {
     fn attributes(&self, inode: u64) -> Result<NodeAttributes> {
         let file = self.file(inode)?;
         let standard = Standard::of(&file)?;
-        let access_list = match standard.security {
-            Some(number) => self.security.descriptor(&self.table, number),
-            None => self.own_descriptor(&file)?,
+        let descriptor = match standard.security {
+            Some(number) => self.security.descriptor(&self.table, number).map(Some),
+            None => self.own_descriptor(&file),
         };
-        let access_list = access_list.and_then(|descriptor| sddl::text(&descriptor).ok());
-        Ok(NodeAttributes { access_list, ..NodeAttributes::of(standard.attributes.into(), &MARKS) })
+        let mut attributes = NodeAttributes::of(standard.attributes.into(), &MARKS);
+        match descriptor.and_then(|descriptor| descriptor.map(|bytes| sddl::text(&bytes)).transpose()) {
+            Ok(text) => attributes.access_list = text,
+            // Who may do what is not known, which is not the same as that nothing is said of it.
+            Err(error) => {
+                info!("the security descriptor of {inode}: {}", error.message);
+                attributes.flags.push("access-list-unreadable".to_owned());
+            }
+        }
+        Ok(attributes)
     }
 
     fn placed(&self, inode: u64, offset: u64, _size: u64) -> Result<Option<Vec<placement::Run>>> {
-        Ok(self.stream(inode, &[])?.and_then(|stream| stream.placed(offset)))
+        let stream = self.stream(inode, &[])?;
+        Ok(stream.map(|stream| stream.placed(offset)).transpose()?.flatten())
     }
 
     fn next_data(&self, inode: u64, offset: u64, _size: u64) -> Result<Option<u64>> {

@@ -179,10 +179,9 @@ impl InodeReader for Opened {
         self.inode(inode).map(|inode| inode.attributes())
     }
 
-    /// What the journal has lies in memory only.
+    /// Also where the journal was replayed: it has where a file lies, and nothing of what is in it.
     fn placed(&self, inode: u64, offset: u64, size: u64) -> Result<Option<Vec<placement::Run>>> {
-        let runs = self.runs(inode)?;
-        Ok((self.journal.state != State::Replayed).then(|| runs.placed(offset, size, size)))
+        Ok(Some(self.runs(inode)?.placed(offset, size, size)))
     }
 
     fn next_data(&self, inode: u64, offset: u64, size: u64) -> Result<Option<u64>> {

@@ -66,7 +66,19 @@ pub use volume_bindings::exports::tidemark::plugin::volumes::{FoundVolume, Guest
 /// out says so behind it, in this order: `export_guest_filesystem!(Mine, attributes, placement)`.
 #[macro_export]
 macro_rules! export_guest_filesystem {
-    ($filesystem:ident $(, $optional:ident)*) => {
+    ($filesystem:ident) => {
+        $crate::export_guest_filesystem!(@ $filesystem, without, without);
+    };
+    ($filesystem:ident, attributes) => {
+        $crate::export_guest_filesystem!(@ $filesystem, attributes, without);
+    };
+    ($filesystem:ident, placement) => {
+        $crate::export_guest_filesystem!(@ $filesystem, without, placement);
+    };
+    ($filesystem:ident, attributes, placement) => {
+        $crate::export_guest_filesystem!(@ $filesystem, attributes, placement);
+    };
+    (@ $filesystem:ident, $attributes:ident, $placement:ident) => {
         #[cfg(target_arch = "wasm32")]
         const _: () = {
             use $crate::guest_filesystem::bindings;
@@ -80,7 +92,8 @@ macro_rules! export_guest_filesystem {
                     volume: VolumeBorrow<'_>,
                     node: u64,
                 ) -> $crate::Result<Option<attributes::NodeAttributes>> {
-                    $crate::export_guest_filesystem!(@attributes (volume.get::<Volume>(), node) $($optional)*)
+                    let volume: &Volume = volume.get();
+                    $crate::export_guest_filesystem!(@$attributes volume, node)
                 }
             }
 
@@ -90,25 +103,23 @@ macro_rules! export_guest_filesystem {
                     node: u64,
                     offset: u64,
                 ) -> $crate::Result<Option<Vec<placement::Run>>> {
-                    $crate::export_guest_filesystem!(@placement (volume.get::<Volume>(), node, offset) $($optional)*)
+                    let volume: &Volume = volume.get();
+                    $crate::export_guest_filesystem!(@$placement volume, node, offset)
                 }
             }
 
             bindings::export_guest_filesystem_world!($filesystem with_types_in bindings);
         };
     };
-    (@attributes ($volume:expr, $node:ident) attributes $($more:ident)*) => {
+    (@attributes $volume:ident, $node:ident) => {
         attributes::Attributes::attributes($volume, $node).map(Some)
     };
-    (@attributes ($volume:expr, $node:ident) $($more:ident)*) => {{
-        let _: (&Volume, _) = ($volume, $node);
-        Ok(None)
-    }};
-    (@placement ($volume:expr, $node:ident, $offset:ident) $(attributes)? placement) => {
+    (@placement $volume:ident, $node:ident, $offset:ident) => {
         placement::Placement::runs($volume, $node, $offset)
     };
-    (@placement ($volume:expr, $node:ident, $offset:ident) $($more:ident)*) => {{
-        let _: (&Volume, _, _) = ($volume, $node, $offset);
+    // The plugin does not tell it.
+    (@without $($argument:ident),+) => {{
+        let _ = ($($argument),+);
         Ok(None)
     }};
 }

@@ -9,7 +9,7 @@ use tidemark_model::ByteLen;
 use tidemark_plugins::PlacedRun;
 
 use super::Mount;
-use super::disk::Reading;
+use super::disk::{Part, Reading};
 use super::volume::{Node, Volume};
 use crate::engine::Shared;
 use crate::error::{Error, Result};
@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 const PIECE: u32 = 1 << 20;
 /// Pieces that are read ahead of who takes them.
 const AHEAD: usize = 4;
-/// Where a smaller file lies is not worth the question.
+/// Where a smaller file lies is not worth the question, and smaller holes are read with what lies around them.
 const SMALL: u64 = 128 << 10;
 static ZEROS: [u8; PIECE as usize] = [0; PIECE as usize];
 
@@ -77,12 +77,12 @@ impl Content<'_> {
         Ok(Some(bytes))
     }
 
-    /// Begins to read what lies known places, as far as that is wanted.
+    /// Begins to read what lies in known places, as far as that is wanted.
     async fn read_ahead(&mut self) -> Result<()> {
         let under_way: u64 = self.reads.iter().map(Read::length).sum();
         let mut at = self.left.start + under_way;
         while self.is_placed && self.reads.len() < AHEAD && at < self.left.end {
-            let Some(run) = self.runs.front_mut() else {
+            let Some(run) = self.runs.front() else {
                 match self.volume.placed(self.shared, self.node, at).await? {
                     None => self.is_placed = false,
                     Some(runs) if runs.is_empty() => {
@@ -93,23 +93,47 @@ impl Content<'_> {
                 }
                 continue;
             };
-            let most = run.length.0.min(self.left.end - at);
-            let length = u32::try_from(most).unwrap_or(PIECE).min(PIECE);
-            let read = match run.offset {
-                None => Read::Zeros(length as usize),
-                Some(offset) => Read::Disk(self.volume.begin_read(offset, length)?),
+            let hole = run.offset.is_none().then(|| run.length.0.min(self.left.end - at));
+            let read = match hole {
+                Some(length) if length >= SMALL => {
+                    let length = u32::try_from(length).unwrap_or(PIECE).min(PIECE);
+                    self.take(length);
+                    Read::Zeros(length as usize)
+                }
+                _ => {
+                    let parts = self.gathered(at);
+                    Read::Disk(self.volume.begin_read(&parts)?)
+                }
             };
+            at += read.length();
             self.reads.push_back(read);
-            at += u64::from(length);
-            run.length = ByteLen(run.length.0 - u64::from(length));
-            if let Some(offset) = &mut run.offset {
-                offset.0 += u64::from(length);
-            }
-            if run.length.0 == 0 {
-                self.runs.pop_front();
-            }
         }
         Ok(())
+    }
+
+    /// Runs from `at` on, cut where a piece ends: small ones are read at once.
+    fn gathered(&mut self, at: u64) -> Vec<Part> {
+        let mut parts = Vec::new();
+        let mut room = u32::try_from(self.left.end - at).unwrap_or(PIECE).min(PIECE);
+        while let Some(PlacedRun { length, offset }) = self.runs.front().copied().filter(|_| room > 0) {
+            let length = u32::try_from(length.0).unwrap_or(room).min(room);
+            parts.push(Part { at: offset, length });
+            self.take(length);
+            room -= length;
+        }
+        parts
+    }
+
+    /// The next bytes of the runs are being read.
+    fn take(&mut self, length: u32) {
+        let Some(run) = self.runs.front_mut() else { return };
+        run.length = ByteLen(run.length.0 - u64::from(length));
+        if let Some(offset) = &mut run.offset {
+            offset.0 += u64::from(length);
+        }
+        if run.length.0 == 0 {
+            self.runs.pop_front();
+        }
     }
 }
 

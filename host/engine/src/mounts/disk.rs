@@ -113,6 +113,12 @@ impl ReadOnlyDisk for ChainDisk {
     }
 }
 
+/// Bytes of a volume; zeros where they lie nowhere.
+pub(super) struct Part {
+    pub(super) at: Option<GuestOffset>,
+    pub(super) length: u32,
+}
+
 /// Bytes that are being read past the cache, which is for what is read again.
 pub(super) struct Reading {
     pub(super) length: u32,
@@ -145,17 +151,29 @@ impl VolumeDisk {
         Self { disks, extents, ends, size }
     }
 
-    /// Begins to read a range that lies inside the volume.
-    pub(super) fn begin(&self, offset: u64, length: u32) -> io::Result<Reading> {
-        let parts = self.parts(offset, length)?;
-        let parts: Vec<_> = parts.into_iter().map(|(disk, at)| (Arc::clone(&disk.chain), at)).collect();
+    /// Begins to read parts that lie inside the volume, one behind the other.
+    pub(super) fn begin(&self, parts: &[Part]) -> io::Result<Reading> {
+        let (mut reads, mut length) = (Vec::new(), 0);
+        for part in parts {
+            match part.at {
+                None => reads.push((None, u64::from(part.length))),
+                Some(at) => {
+                    for (disk, at) in self.parts(at.0, part.length)? {
+                        reads.push((Some((Arc::clone(&disk.chain), at.start)), at.end - at.start));
+                    }
+                }
+            }
+            length += part.length;
+        }
         let task = tokio::task::spawn_blocking(move || {
             let mut bytes = vec![0; length as usize];
             let mut rest = bytes.as_mut_slice();
-            for (chain, at) in parts {
-                let count = usize::try_from(at.end - at.start).unwrap_or(usize::MAX).min(rest.len());
+            for (place, count) in reads {
+                let count = usize::try_from(count).unwrap_or(usize::MAX).min(rest.len());
                 let (part, after) = rest.split_at_mut(count);
-                chain.read_at(GuestOffset(at.start), part)?;
+                if let Some((chain, at)) = place {
+                    chain.read_at(GuestOffset(at), part)?;
+                }
                 rest = after;
             }
             Ok(bytes)
@@ -181,6 +199,9 @@ impl VolumeDisk {
     fn parts(&self, mut offset: u64, length: u32) -> io::Result<Vec<(&ChainDisk, Range<u64>)>> {
         let mut left = u64::from(length);
         let mut parts = Vec::new();
+        if length == 0 {
+            return Ok(parts);
+        }
         let first = self.ends.partition_point(|end| *end <= offset);
         offset -= first.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
         for MappedExtent { disk_index, offset: start, length } in self.extents.iter().skip(first) {

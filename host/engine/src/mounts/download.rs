@@ -16,8 +16,8 @@ use super::{Mount, archive, received};
 use crate::engine::{Engine, Shared};
 use crate::error::{Error, Result};
 
-/// Pieces that may wait for the receiver.
-const AHEAD: usize = 2;
+/// Pieces that may wait for the receiver, beside those that are read ahead.
+const AHEAD: usize = 1;
 
 /// The bytes of a download in order; after an error nothing follows.
 pub type FileStream = BoxStream<'static, Result<Bytes>>;
@@ -119,7 +119,7 @@ impl Download {
         self.range(part.offset.0..end)
     }
 
-    /// While one piece is sent, the next is read.
+    /// While one piece is sent, the next ones are read.
     fn range(self, range: Range<u64>) -> FileStream {
         let (sender, receiver) = mpsc::channel(AHEAD);
         let task = tokio::spawn(async move {

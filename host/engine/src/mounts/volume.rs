@@ -4,14 +4,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tidemark_model::{ByteLen, GuestOffset};
+use tidemark_model::ByteLen;
 use tidemark_plugins::{
     DirectoryEntry, Error as PluginError, ErrorKind as PluginErrorKind, FoundVolume, GuestFilesystem,
     NodeAttributes, NodeKind, NodeStat, PlacedRun, PluginKind, ReadOnlyDisk, VolumeId, VolumeInfo,
 };
 use tokio::sync::{Mutex, MutexGuard};
 
-use super::disk::{ChainDisk, Reading, VolumeDisk};
+use super::disk::{ChainDisk, Part, Reading, VolumeDisk};
 use super::path::{self, shown};
 use crate::engine::Shared;
 use crate::error::{Error, ErrorKind, Result};
@@ -210,9 +210,9 @@ impl Volume {
     }
 
     /// Begins to read bytes of the volume itself.
-    pub(super) fn begin_read(&self, at: GuestOffset, length: u32) -> Result<Reading> {
+    pub(super) fn begin_read(&self, parts: &[Part]) -> Result<Reading> {
         let reader = self.reader.as_ref().ok_or_else(gone)?;
-        reader.disk.begin(at.0, length).map_err(|error| Error::damaged(error.to_string()))
+        reader.disk.begin(parts).map_err(|error| Error::damaged(error.to_string()))
     }
 
     /// Exactly so many bytes of a file.

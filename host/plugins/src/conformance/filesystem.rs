@@ -67,6 +67,8 @@ pub(super) async fn run(
     let files = report.settle("what list shows is what lookup and stat find", walked)?;
     report.settle("files are read to their ends and no further", read(&mut filesystem, volume, &files).await);
     let disk = trial.disk.as_ref()?;
+    let told = attributes(&mut filesystem, volume, &files).await;
+    report.settle("what is set for files is told of each or of none", told);
     let placed = placed(&mut filesystem, volume, disk.as_ref(), &files).await;
     report.settle("where files are said to lie is what is read of them", placed);
     Some(())
@@ -140,6 +142,20 @@ async fn found_again(
     })
 }
 
+/// For readers that tell it at all.
+async fn attributes(
+    filesystem: &mut GuestFilesystem,
+    volume: VolumeId,
+    files: &[DirectoryEntry],
+) -> Result<(), String> {
+    let mut known = Vec::new();
+    for entry in files {
+        known.push(told(filesystem.attributes(volume, entry.stat.node).await)?.is_some());
+    }
+    known.dedup();
+    ensure(known.len() < 2, || "of some files it is told, of others not".to_owned())
+}
+
 /// For readers that tell where files lie: the bytes there are those that they give.
 async fn placed(
     filesystem: &mut GuestFilesystem,
@@ -150,7 +166,6 @@ async fn placed(
     for entry in files {
         let (node, size) = (entry.stat.node, entry.stat.size_bytes);
         let name = String::from_utf8_lossy(&entry.name);
-        told(filesystem.attributes(volume, node).await)?;
         let Some(runs) = told(filesystem.placed(volume, node, 0, disk.size()).await)? else { continue };
         ensure(runs.is_empty() == (size == 0), || {
             format!("'{name}' of {size} bytes lies in {} runs", runs.len())

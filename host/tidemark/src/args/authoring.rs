@@ -71,6 +71,9 @@ pub(crate) struct TestArgs {
     /// Answer its requests from such a file, with the settings that were recorded, and without a server
     #[arg(long, value_name = "FILE", conflicts_with_all = ["settings", "secrets", "vm"])]
     pub(crate) replay: Option<PathBuf>,
+    /// Where to put the component that was tried out, if it passes all
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

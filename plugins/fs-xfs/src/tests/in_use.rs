@@ -76,6 +76,8 @@ fn compare(image: &Image, what: &str) -> VolumeInfo {
     let mounted = kernel.mounted("xfs", "nouuid");
     let tree = Tree::of(mounted.folder());
     tree.compare(&found, ALL, what);
+    // The journal has nothing of what is in files.
+    tree.compare(&Tree::read_placed(&opened(image.disk()).unwrap(), &image.disk()), ALL, what);
     info
 }
 

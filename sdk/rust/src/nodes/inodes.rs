@@ -13,8 +13,10 @@ use crate::guest_filesystem::{Entry, EntryPage, GuestVolume, NamedStream, NodeKi
 use crate::placement::{Placement, Run};
 use crate::{Error, ErrorKind, Result, info};
 
-/// Entries of all the listings that are kept, but for the last one, which is kept in any case.
-const KEPT_ENTRIES: usize = 250_000;
+/// What the listings that are kept may take together when another one is read, which may take twice as much.
+const KEPT_BYTES: usize = 16 << 20;
+/// What an entry takes beside its name's bytes.
+const ENTRY_BYTES: usize = 48;
 
 /// A name with the number of what it names.
 type Named = (Vec<u8>, u64);
@@ -78,6 +80,10 @@ impl<R: InodeReader> ByInode<R> {
             return Ok(listing);
         }
         self.expect(directory, NodeKind::Directory, "directory")?;
+        let mut bytes: usize = kept.iter().map(|(_, listing)| bytes_of(listing)).sum();
+        while bytes > KEPT_BYTES {
+            bytes -= kept.pop_front().map_or(bytes, |(_, listing)| bytes_of(&listing));
+        }
         let mut listing = self.reader.list(directory)?;
         if listing.len() > MAX_ENTRIES {
             return Err(Error::unsupported(format!("a directory of more than {MAX_ENTRIES} entries")));
@@ -91,10 +97,6 @@ impl<R: InodeReader> ByInode<R> {
         listing.sort_by_key(|(_, inode)| *inode);
         let listing = Rc::new(listing);
         kept.push_back((directory, Rc::clone(&listing)));
-        let mut entries: usize = kept.iter().map(|(_, listing)| listing.len()).sum();
-        while kept.len() > 1 && entries > KEPT_ENTRIES {
-            entries -= kept.pop_front().map_or(0, |(_, listing)| listing.len());
-        }
         Ok(listing)
     }
 
@@ -128,6 +130,10 @@ impl<R: InodeReader> ByInode<R> {
         };
         Ok(Entry { name: name.to_vec(), stat: stat_of(inode, stat) })
     }
+}
+
+fn bytes_of(listing: &[Named]) -> usize {
+    listing.iter().map(|(name, _)| name.len() + ENTRY_BYTES).sum()
 }
 
 impl<R: InodeReader> GuestVolume for ByInode<R> {
@@ -275,6 +281,47 @@ mod tests {
         assert_eq!(volume.lookup(1, b"2000".to_vec()).unwrap().node, 2000);
         assert_eq!(volume.lookup(1, b"4000".to_vec()).unwrap_err().kind, ErrorKind::NotFound);
         assert_eq!(volume.list(2, 0, 10).unwrap_err().kind, ErrorKind::Corrupt);
+    }
+
+    /// Directories of long names without end.
+    struct Wide;
+
+    impl InodeReader for Wide {
+        fn info(&self) -> VolumeInfo {
+            Small::default().info()
+        }
+
+        fn root(&self) -> u64 {
+            0
+        }
+
+        fn stat(&self, _: u64) -> Result<FileStat> {
+            Ok(FileStat::of(NodeKind::Directory))
+        }
+
+        fn list(&self, directory: u64) -> Result<Vec<(Vec<u8>, u64)>> {
+            let name = |at: u64| (format!("{at:0255}").into_bytes(), directory + at);
+            Ok((1..40_000).map(name).collect())
+        }
+
+        fn read(&self, _: u64, _: Option<&[u8]>, _: u64, _: u32) -> Result<Vec<u8>> {
+            Ok(Vec::new())
+        }
+
+        fn readlink(&self, _: u64) -> Result<Vec<u8>> {
+            Ok(Vec::new())
+        }
+    }
+
+    #[test]
+    fn listings_are_kept_as_long_as_there_is_room_for_the_next() {
+        let volume = ByInode::new(Wide);
+        for directory in 0..5 {
+            volume.list(directory, 0, 1).unwrap();
+            let kept = volume.kept.borrow();
+            let before: usize = kept.iter().rev().skip(1).map(|(_, listing)| bytes_of(listing)).sum();
+            assert!(before <= KEPT_BYTES && kept.len() <= 2, "{directory}: {} kept", kept.len());
+        }
     }
 
     #[test]

@@ -128,7 +128,7 @@ impl attributes::Guest for Filesystem {
         let behave = of.get::<Opened>().behave.as_str();
         Ok(Some(attributes::NodeAttributes {
             flags: vec!["hidden\u{1b}".into(); if behave == "flags" { 2_000_000 } else { 1 }],
-            access_list: Some("D:".repeat(if behave == "long-access" { 40_000 } else { 1 })),
+            access_list: Some("D:".repeat(if behave == "long-access" { 300_000 } else { 1 })),
         }))
     }
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use serde_json::{Value, json};
 use tidemark_model::{BackupId, BackupType, ByteLen, GuestOffset, Ranks, RetentionPoint, UtcMillis};
 use tidemark_plugins::build::{BuildOptions, build_plugin, manifest_from_source, run_own_tests};
@@ -25,10 +25,14 @@ const HALF_DAY_MS: i64 = 43_200_000;
 const DAY_MS: i64 = 86_400_000;
 
 pub(super) fn run(args: TestArgs, output: &Output) -> Result<Ended> {
-    let TestArgs { dir, values, vm, disk, record, replay } = args;
+    let TestArgs { dir, values, vm, disk, record, replay, out } = args;
     let manifest = manifest_from_source(&dir).with_context(|| dir.display().to_string())?;
     let disk = disk.as_deref().map(RawImage::open).transpose()?;
     let lacks_disk = manifest.kind == PluginKind::GuestFilesystem && disk.is_none();
+    ensure!(
+        out.is_none() || !lacks_disk,
+        "a file-system reader passes with a disk only: name one with --disk"
+    );
     let mut trial = match &replay {
         Some(file) => recording::read(file)?,
         None => {
@@ -51,6 +55,15 @@ pub(super) fn run(args: TestArgs, output: &Output) -> Result<Ended> {
             let component = std::fs::read(&built.path).with_context(|| built.path.display().to_string())?;
             let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
             checks.extend(runtime.block_on(try_out(&component, &trial)));
+            if let Some(path) = &out {
+                if checks.iter().all(|check| check.problem.is_none()) {
+                    std::fs::write(path, &component)
+                        .with_context(|| format!("writing {}", path.display()))?;
+                    output.note(&format!("the component is in {}", path.display()));
+                } else {
+                    output.note(&format!("{} was not written: not all checks passed", path.display()));
+                }
+            }
             if let Some(path) = &record {
                 recording::write(path, &trial)?;
             }
