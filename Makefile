@@ -64,6 +64,9 @@ endef
 $(foreach plugin,$(PLUGINS),$(eval $(call component,plugins,$(plugin),plugins/$(plugin))))
 $(foreach guest,$(GUESTS),$(eval $(call component,guests,$(guest),tests/guests/$(guest))))
 
+# Tests wait for processes and disks most of the time: one more than there are cores keeps these busy.
+export RUST_TEST_THREADS ?= $(shell echo $$(($$(nproc) + 1)))
+
 .PHONY: test
 test: ## Everything that CI checks
 	@scripts/setup test

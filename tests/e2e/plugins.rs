@@ -114,7 +114,8 @@ fn file(path: PathBuf) -> String {
 
 #[test]
 fn an_upgrade_under_load_and_its_rollback_touch_no_running_job() -> Result<()> {
-    let lab = Lab::start(&format!("[limits]\njobs = {}\ndisks = {JOBS}\n", JOBS + 2))?;
+    let places = JOBS + 2;
+    let lab = Lab::start(&format!("[limits]\njobs = {places}\ndisks = {places}\n"))?;
     let cli = lab.cli()?;
     lab.install()?;
     let mut vms = Vec::new();
