@@ -64,7 +64,7 @@ pub(crate) struct Loaded {
 pub(crate) enum World {
     Connector(LinkedConnector),
     StorageTarget(storage::StorageTargetPre<State>),
-    GuestFilesystem(LinkedFilesystem),
+    GuestFilesystem(Box<LinkedFilesystem>),
     VolumeReader(volumes::VolumeReaderPre<State>),
     Policy(policy::PolicyPre<State>),
 }
@@ -197,7 +197,10 @@ impl World {
             }
             PluginKind::GuestFilesystem => {
                 filesystem::GuestFilesystem::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
-                Self::GuestFilesystem(LinkedFilesystem::new(linker.instantiate_pre(component)?, exports)?)
+                Self::GuestFilesystem(Box::new(LinkedFilesystem::new(
+                    linker.instantiate_pre(component)?,
+                    exports,
+                )?))
             }
             PluginKind::VolumeReader => {
                 volumes::VolumeReader::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
