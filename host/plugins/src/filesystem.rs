@@ -330,11 +330,9 @@ impl GuestFilesystem {
     /// See [`ErrorKind`].
     pub async fn attributes(&mut self, volume: VolumeId, node: u64) -> Result<Option<NodeAttributes>, Error> {
         let handle = self.handle("attributes", volume)?;
-        let Some(interface) = self.guest.bindings.attributes() else { return Ok(None) };
-        let limit = self.guest.begin("attributes")?;
-        let call = interface.call_of_node(&mut self.guest.store, handle, node);
-        let outcome = tokio::time::timeout(limit, call).await;
-        let result = self.guest.settle("attributes", outcome)?;
+        let guest = &mut self.guest;
+        let Some(found) = guest.bindings.attributes() else { return Ok(None) };
+        let result = call_guest!(guest, "attributes", found => attributes.call_of_node(handle, node));
         let Some(told) = self.guest.returned("attributes", result)? else { return Ok(None) };
         let flags = self.guest.bounded("attributes", told.flags)?;
         if told.access_list.as_ref().is_some_and(|list| list.len() > MAX_ACCESS_BYTES) {
@@ -362,11 +360,9 @@ impl GuestFilesystem {
         size: ByteLen,
     ) -> Result<Option<Vec<PlacedRun>>, Error> {
         let handle = self.handle("placement", volume)?;
-        let Some(interface) = self.guest.bindings.placement() else { return Ok(None) };
-        let limit = self.guest.begin("placement")?;
-        let call = interface.call_of_file(&mut self.guest.store, handle, node, offset);
-        let outcome = tokio::time::timeout(limit, call).await;
-        let result = self.guest.settle("placement", outcome)?;
+        let guest = &mut self.guest;
+        let Some(found) = guest.bindings.placement() else { return Ok(None) };
+        let result = call_guest!(guest, "placement", found => placement.call_of_file(handle, node, offset));
         let Some(told) = self.guest.returned("placement", result)? else { return Ok(None) };
         if told.len() > MAX_RUNS || told.iter().any(|run| run.length == 0) {
             let message = format!("{} runs, where at most {MAX_RUNS} may be and none is empty", told.len());
