@@ -350,7 +350,7 @@ mod tests {
         for (wrong, word) in [
             (Manifest { name: "../x".into(), ..manifest() }, "name"),
             (Manifest { version: "1.2".into(), ..manifest() }, "version"),
-            (Manifest { contract: "0.3.0".into(), ..manifest() }, "contract"),
+            (Manifest { contract: "0.99.0".into(), ..manifest() }, "contract"),
             (Manifest { contract: "0.1.1".into(), ..manifest() }, "contract"),
         ] {
             assert!(wrong.check().unwrap_err().message().contains(word));
