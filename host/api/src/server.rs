@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use futures_util::future::BoxFuture;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -75,11 +76,15 @@ impl Server {
     }
 
     /// Answers until `until` ends, then lets running requests end for a while.
-    pub async fn run(self, until: impl Future<Output = ()>) {
+    pub fn run<'a>(self, until: impl Future<Output = ()> + Send + 'a) -> BoxFuture<'a, ()> {
+        // Boxed here, so that it is not compiled again in every program that awaits it.
+        Box::pin(self.answer(Box::pin(until)))
+    }
+
+    async fn answer(self, mut until: BoxFuture<'_, ()>) {
         let Self { listener, address: _, tls, router, stop } = self;
         let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let mut connections = JoinSet::new();
-        tokio::pin!(until);
         loop {
             let slot = tokio::select! {
                 () = &mut until => break,

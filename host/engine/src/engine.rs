@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use tidemark_catalog::{AuditEntry, Catalog, Job, JobFilter, NewJob, PageRequest, WorkKind};
 use tidemark_model::{JobId, JobKind, JobState, UtcMillis};
@@ -174,7 +175,12 @@ impl Engine {
     ///
     /// # Errors
     /// Where the data folder, the catalog or the key cannot be used; recovery itself never stops the start.
-    pub async fn start(options: EngineOptions) -> Result<Self> {
+    pub fn start(options: EngineOptions) -> BoxFuture<'static, Result<Self>> {
+        // Boxed here, as an `async fn` is compiled where it is awaited: all that runs in the background, in every program.
+        Box::pin(Self::opened(options))
+    }
+
+    async fn opened(options: EngineOptions) -> Result<Self> {
         let EngineOptions { data_dir, database_url, plugins, owner, limits, mail, clock, abort_at_step } =
             options;
         std::fs::create_dir_all(&data_dir)

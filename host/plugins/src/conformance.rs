@@ -15,6 +15,7 @@ mod scratch;
 mod storage;
 
 use std::fmt::Display;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
@@ -74,7 +75,16 @@ impl Report {
 }
 
 /// Tries a component out. It is compiled in this process, so it has to be one's own.
-pub async fn try_out(component: &[u8], trial: &Trial) -> Vec<Check> {
+///
+/// It is boxed, so that what it calls is not compiled again in every program that awaits it.
+pub fn try_out<'a>(
+    component: &'a [u8],
+    trial: &'a Trial,
+) -> Pin<Box<dyn Future<Output = Vec<Check>> + Send + 'a>> {
+    Box::pin(all_checks(component, trial))
+}
+
+async fn all_checks(component: &[u8], trial: &Trial) -> Vec<Check> {
     let mut report = Report::default();
     // What ends a suite early is in the report already.
     let _ = run(component, trial, &mut report).await;
