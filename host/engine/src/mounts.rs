@@ -47,6 +47,8 @@ use volume::Volume;
 const LOOK: Duration = Duration::from_secs(5);
 /// Mounts of a host at once: each holds memory and open files.
 const MAX_MOUNTS: usize = 32;
+/// The most that the paths of a folder's files may take: a guest makes as many as it likes, each as long as it likes.
+const MAX_LISTING: usize = 256 << 20;
 /// Above this, the readers of a mount that nobody waits for end: with one more at its own limit and the blocks of the disks,
 /// a mount stays below 256 MiB.
 const MAX_READERS_MEMORY: u64 = 128 << 20;
@@ -130,13 +132,13 @@ pub struct FileEntry {
     pub attributes: NodeAttributes,
 }
 
-/// The files of a folder.
+/// The files of a folder, as whoever asked wants them shown.
 #[derive(Debug, Clone)]
-pub struct Listing {
+pub struct Listing<T> {
     /// The folder.
     pub path: String,
     /// What is in it, by name.
-    pub files: Vec<FileEntry>,
+    pub files: Vec<T>,
 }
 
 impl Mounts {
@@ -264,7 +266,7 @@ impl Engine {
                 Some(opened) => opened,
                 None => {
                     let chain = chain::open_disk(shared, &mut store, backup_id, disk.disk_index).await?;
-                    Arc::new(ChainDisk::new(chain, newest.disks.len()))
+                    Arc::new(ChainDisk::new(chain, newest.disks.len())?)
                 }
             };
             shared.mounts.keep(backup_id, disk.disk_index, &opened);
@@ -333,14 +335,19 @@ impl Engine {
         Ok(mount)
     }
 
-    /// What is in a folder, by name; at the root the partitions.
+    /// What is in a folder, by name, each as `show` makes it; at the root the partitions.
     ///
     /// # Errors
     /// Not found; unsupported for a partition that cannot be read; what the reader says of damage.
-    pub async fn files(&self, id: &str, path: &str) -> Result<Listing> {
+    pub async fn files<T: Send + 'static>(
+        &self,
+        id: &str,
+        path: &str,
+        show: fn(FileEntry) -> T,
+    ) -> Result<Listing<T>> {
         let mount = self.mounted(id).await?;
         if parts(path).is_some_and(|parts| parts.is_empty()) {
-            let files = mount.volumes.iter().map(root_of).collect();
+            let files = mount.volumes.iter().map(root_of).map(show).collect();
             return Ok(Listing { path: "/".to_owned(), files });
         }
         let (volume, rest) = mount.volume(path)?;
@@ -350,21 +357,35 @@ impl Engine {
             return Err(Error::invalid_field("path", format!("'{path}' is no folder")));
         }
         let path = normal(path);
-        let mut pages = Vec::new();
+        let (mut pages, mut bytes) = (Vec::new(), 0);
         held.each_page(folder.node, |entries| {
-            // Made presentable while the reader goes on.
+            bytes += entries.iter().map(|entry| path.len() + entry.name.len()).sum::<usize>();
+            if bytes > MAX_LISTING {
+                let message = format!("the names in '{path}' are longer than {MAX_LISTING} bytes together");
+                return Err(Error::new(ErrorKind::Invalid, message));
+            }
+            // Made presentable and put in order while the reader goes on.
             let path = path.clone();
             pages.push(tokio::task::spawn_blocking(move || {
-                entries.into_iter().map(|entry| file(&path, entry)).collect::<Vec<_>>()
+                let named = |entry| {
+                    let entry = file(&path, entry);
+                    (entry.name.clone(), show(entry))
+                };
+                let mut page: Vec<(String, T)> = entries.into_iter().map(named).collect();
+                page.sort_by(|(a, _), (b, _)| a.cmp(b));
+                page
             }));
+            Ok(())
         })
         .await?;
+        drop(held);
         let mut files = Vec::new();
         for page in pages {
             files.append(&mut page.await.map_err(|error| Error::internal(error.to_string()))?);
         }
-        files.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(Listing { path, files })
+        // Pages are in order already, which this makes use of.
+        files.sort_by(|(a, _), (b, _)| a.cmp(b));
+        Ok(Listing { path, files: files.into_iter().map(|(_, shown)| shown).collect() })
     }
 
     /// Everything that is known of one file, folder or link.

@@ -78,12 +78,18 @@ impl Record {
         Ok(Self { first, end, sequence, is_directory: flags & DIRECTORY != 0, base, bytes })
     }
 
-    /// Its attributes, in their order.
+    /// Its attributes, in their order, which is that of their types.
     pub(crate) fn attributes(&self) -> impl Iterator<Item = Result<Attribute<'_>>> {
-        let mut at = Some(self.first);
+        let (mut at, mut last) = (Some(self.first), 0);
         std::iter::from_fn(move || {
             let start = at?;
-            let next = self.attribute(start);
+            let next = self.attribute(start).and_then(|found| match &found {
+                Some((attribute, _)) if attribute.kind < last => {
+                    Err(Error::corrupt("the attributes of a record of the MFT are in disorder"))
+                }
+                _ => Ok(found),
+            });
+            last = next.as_ref().ok().and_then(Option::as_ref).map_or(last, |(attribute, _)| attribute.kind);
             at = match &next {
                 Ok(Some((_, end))) => Some(*end),
                 _ => None,
@@ -125,4 +131,44 @@ pub(crate) fn undo_update_sequence(bytes: &mut [u8]) -> Result<()> {
         end.copy_from_slice(&original);
     }
     Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on fails by panicking")]
+mod tests {
+    use super::*;
+    use crate::attribute::kind;
+
+    /// Record 7 with empty attributes of these types.
+    fn record(kinds: &[u32]) -> Record {
+        let mut bytes = b"FILE\x30\0\x03\0".to_vec();
+        bytes.resize(2 * STRIDE, 0);
+        let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
+        put(16, &[1, 0, 1, 0, 56, 0, 1, 0]);
+        put(44, &[7]);
+        // The number that ends both sectors, and what it replaces there.
+        put(48, &[9, 0]);
+        put(STRIDE - 2, &[9, 0]);
+        put(2 * STRIDE - 2, &[9, 0]);
+        let mut at = 56;
+        for kind in kinds {
+            put(at, &[&kind.to_le_bytes()[..], &24_u32.to_le_bytes()].concat());
+            put(at + 20, &[24]);
+            at += 24;
+        }
+        put(at, &END.to_le_bytes());
+        put(24, &u32::try_from(at + 8).unwrap().to_le_bytes());
+        Record::parse(bytes, 7).unwrap()
+    }
+
+    #[test]
+    fn attributes_lie_in_the_order_of_their_types() {
+        let kinds = [kind::STANDARD_INFORMATION, kind::FILE_NAME, kind::FILE_NAME, kind::DATA];
+        let found: Result<Vec<u32>> = record(&kinds).attributes().map(|one| Ok(one?.kind)).collect();
+        assert_eq!(found.unwrap(), kinds);
+        // Behind what comes later a list would not be looked for.
+        let record = record(&[kind::STANDARD_INFORMATION, kind::DATA, kind::ATTRIBUTE_LIST]);
+        let found: Vec<bool> = record.attributes().map(|one| one.is_ok()).collect();
+        assert_eq!(found, [true, true, false]);
+    }
 }

@@ -1,5 +1,6 @@
 //! The MFT: a file of records, of which the first describes the table itself.
 
+use std::cmp::Ordering;
 use std::rc::Rc;
 
 use tidemark_plugin::disk::{CachedDisk, Run, Runs};
@@ -99,7 +100,10 @@ impl Table {
     fn first_record(&self, at: u64) -> Result<Record> {
         let mut bytes = vec![0; index(self.record_bytes)?];
         self.disk.read(at, &mut bytes)?;
-        Record::parse(bytes, 0)
+        let record = Record::parse(bytes, 0)?;
+        // While there is a copy to be taken instead.
+        record.attributes().try_for_each(|attribute| attribute.map(drop))?;
+        Ok(record)
     }
 
     /// Runs of a file, all of them inside the volume.
@@ -161,8 +165,11 @@ impl Table {
         let mut listed = Vec::new();
         for attribute in record.attributes() {
             let attribute = attribute?;
-            if attribute.kind != kind::ATTRIBUTE_LIST {
-                continue;
+            match attribute.kind.cmp(&kind::ATTRIBUTE_LIST) {
+                Ordering::Less => continue,
+                Ordering::Equal => {}
+                // They are in the order of their types.
+                Ordering::Greater => break,
             }
             let value = match attribute.form {
                 Form::Resident(value) => value.to_vec(),

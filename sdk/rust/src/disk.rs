@@ -25,7 +25,7 @@ type ReadAt = Box<dyn Fn(u64, u32) -> Result<Vec<u8>> + Send + Sync>;
 pub struct CachedDisk {
     size: u64,
     read: ReadAt,
-    kept: Mutex<VecDeque<(u64, Arc<[u8]>)>>,
+    kept: Mutex<VecDeque<(u64, Arc<Vec<u8>>)>>,
 }
 
 impl std::fmt::Debug for CachedDisk {
@@ -88,7 +88,7 @@ impl CachedDisk {
         Ok(())
     }
 
-    fn piece(&self, number: u64) -> Result<Arc<[u8]>> {
+    fn piece(&self, number: u64) -> Result<Arc<Vec<u8>>> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(at) = kept.iter().rposition(|(known, _)| *known == number)
             && let Some(found) = kept.remove(at)
@@ -98,7 +98,7 @@ impl CachedDisk {
             return Ok(piece);
         }
         let start = number * PIECE;
-        let piece: Arc<[u8]> = Arc::from(self.ask(start, self.size.saturating_sub(start).min(PIECE))?);
+        let piece = Arc::new(self.ask(start, self.size.saturating_sub(start).min(PIECE))?);
         if kept.len() >= KEPT {
             kept.pop_front();
         }

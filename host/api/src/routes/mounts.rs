@@ -1,17 +1,18 @@
 //! Files out of backups.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::iter;
 
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use futures_util::{StreamExt as _, stream};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tidemark_engine::{ArchiveFormat, Error, FileStream, Listing};
-use tidemark_model::BackupId;
+use tidemark_model::{BackupId, ByteLen};
 
 use super::created;
 use super::sending::{self, ANY_BYTES};
@@ -27,9 +28,10 @@ const ZIP: &str = "application/zip";
 const LINES: &str = "application/x-ndjson";
 /// What one document has of a search; as lines it has no bound.
 const MAX_FOUND: usize = 10_000;
-/// Files of a folder that are made into JSON at once, and how many such parts may be under way.
-const PART: usize = 4096;
-const PARTS: usize = 2;
+/// What a file takes in a folder's document, more or less.
+const USUAL: usize = 400;
+/// About as much of a folder's document is sent at once.
+const PART: usize = 256 << 10;
 /// Paths in one archive.
 const MAX_PATHS: usize = 1000;
 
@@ -170,38 +172,46 @@ async fn files(
     Path(id): Path<String>,
     Query(PathQuery { path }): Query<PathQuery>,
 ) -> Answer<Response> {
-    let listing = state.engine.files(&id, &path).await?;
-    if listing.files.len() <= PART {
-        return Ok(Json(FileList::from(listing)).into_response());
+    let shown = |file| {
+        let mut json = Vec::with_capacity(USUAL);
+        serde_json::to_writer(&mut json, &FileEntry::from(file)).map(|()| json)
+    };
+    let (length, document) =
+        document(state.engine.files(&id, &path, shown).await?).map_err(Problem::internal)?;
+    let json = (header::CONTENT_TYPE, "application/json".to_owned());
+    if length.0 <= PART as u64 {
+        // Whole, like other answers: a server that stops does not cut it off.
+        let whole: Vec<Bytes> = document.try_collect().await?;
+        return Ok(([json], whole.concat()).into_response());
     }
-    let json = vec![(header::CONTENT_TYPE, "application/json".to_owned())];
-    sending::answer(&state, json, None, in_parts(listing).map_err(Problem::internal)?)
+    sending::answer(&state, vec![json], Some(length), document)
 }
 
-/// The document of a large folder, made by several threads and sent as its parts are ready.
-fn in_parts(Listing { path, files }: Listing) -> serde_json::Result<FileStream> {
+/// A [`FileList`] of files that are JSON already: a large folder's is put together while it is sent.
+fn document(listing: Listing<serde_json::Result<Vec<u8>>>) -> serde_json::Result<(ByteLen, FileStream)> {
+    let Listing { path, files } = listing;
+    let files = files.into_iter().collect::<serde_json::Result<Vec<_>>>()?;
     let head = format!("{{\"path\":{},\"files\":[", serde_json::to_string(&path)?);
-    let mut files = files.into_iter();
-    let parts = std::iter::from_fn(move || {
-        let part: Vec<_> = files.by_ref().take(PART).collect();
-        (!part.is_empty()).then_some(part)
-    });
-    let parts = stream::iter(parts.enumerate()).map(|(number, part)| async move {
-        let made = tokio::task::spawn_blocking(move || {
-            let mut text = Vec::new();
-            for (place, file) in part.into_iter().enumerate() {
-                if number + place > 0 {
-                    text.push(b',');
-                }
-                serde_json::to_writer(&mut text, &FileEntry::from(file))?;
+    let end = "]}";
+    let commas = files.len().saturating_sub(1);
+    let length = head.len() + files.iter().map(Vec::len).sum::<usize>() + commas + end.len();
+    let mut files = files.into_iter().enumerate();
+    let parts = iter::from_fn(move || {
+        let mut part = Vec::new();
+        for (number, file) in files.by_ref() {
+            if number > 0 {
+                part.push(b',');
             }
-            Ok::<_, serde_json::Error>(Bytes::from(text))
-        });
-        let failed = |error: &dyn std::fmt::Display| Error::internal(error.to_string());
-        made.await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
+            part.extend(file);
+            if part.len() >= PART {
+                break;
+            }
+        }
+        (!part.is_empty()).then(|| Bytes::from(part))
     });
-    let ends = |text: String| stream::iter([Ok(Bytes::from(text))]);
-    Ok(ends(head).chain(parts.buffered(PARTS)).chain(ends("]}".to_owned())).boxed())
+    let parts =
+        iter::once(Bytes::from(head)).chain(parts).chain(iter::once(Bytes::from_static(end.as_bytes())));
+    Ok((ByteLen(length as u64), stream::iter(parts.map(Ok)).boxed()))
 }
 
 async fn file_info(

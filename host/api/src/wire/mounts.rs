@@ -2,7 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tidemark_engine::{FileEntry as File, Listing, MountView, NodeKind, PartitionView};
+use tidemark_engine::{FileEntry as File, MountView, NodeKind, PartitionView};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -176,12 +176,6 @@ impl From<PartitionView> for PartitionEntry {
         let PartitionView { index, name, label, filesystem, readable, size, warnings } = view;
         let path = format!("/{name}");
         Self { index, name, label, filesystem, readable, size_bytes: size.0, path, warnings }
-    }
-}
-
-impl From<Listing> for FileList {
-    fn from(Listing { path, files }: Listing) -> Self {
-        Self { path, files: files.into_iter().map(FileEntry::from).collect() }
     }
 }
 

@@ -3,21 +3,24 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tidemark_model::ByteLen;
 use tidemark_plugins::PlacedRun;
 
 use super::Mount;
-use super::disk::{Part, Reading};
+use super::disk::{Buffers, Part, Reading};
 use super::volume::{Node, Volume};
 use crate::engine::Shared;
 use crate::error::{Error, Result};
 
-/// What is given at once.
+/// What a reader is asked for at once.
 const PIECE: u32 = 1 << 20;
-/// Pieces that are read ahead of who takes them.
-const AHEAD: usize = 4;
+/// What the host reads at once: as much as is still near the processor when it is sent.
+const PLACED: u32 = 256 << 10;
+/// Of these, what is read ahead of who takes them.
+const PLACED_AHEAD: usize = 8;
 /// Where a smaller file lies is not worth the question, and smaller holes are read with what lies around them.
 const SMALL: u64 = 128 << 10;
 static ZEROS: [u8; PIECE as usize] = [0; PIECE as usize];
@@ -35,6 +38,7 @@ pub(super) struct Content<'a> {
     runs: VecDeque<PlacedRun>,
     /// What is being read, from the beginning of what is left on.
     reads: VecDeque<Read>,
+    buffers: Arc<Buffers>,
 }
 
 enum Read {
@@ -53,7 +57,8 @@ impl Mount {
     ) -> Content<'a> {
         let is_placed = part.end.saturating_sub(part.start) > SMALL;
         let (runs, reads) = (VecDeque::new(), VecDeque::new());
-        Content { shared, mount: self, volume, node, left: part, is_placed, runs, reads }
+        let buffers = Arc::default();
+        Content { shared, mount: self, volume, node, left: part, is_placed, runs, reads, buffers }
     }
 }
 
@@ -66,7 +71,7 @@ impl Content<'_> {
         self.read_ahead().await?;
         let bytes = match self.reads.pop_front() {
             Some(Read::Zeros(length)) => Bytes::from_static(ZEROS.get(..length).unwrap_or_default()),
-            Some(Read::Disk(reading)) => Bytes::from(reading.done().await?),
+            Some(Read::Disk(reading)) => reading.done().await?,
             None if self.left.is_empty() => return Ok(None),
             None => {
                 let length = u32::try_from(self.left.end - self.left.start).unwrap_or(PIECE).min(PIECE);
@@ -81,7 +86,7 @@ impl Content<'_> {
     async fn read_ahead(&mut self) -> Result<()> {
         let under_way: u64 = self.reads.iter().map(Read::length).sum();
         let mut at = self.left.start + under_way;
-        while self.is_placed && self.reads.len() < AHEAD && at < self.left.end {
+        while self.is_placed && self.reads.len() < PLACED_AHEAD && at < self.left.end {
             let Some(run) = self.runs.front() else {
                 match self.volume.placed(self.shared, self.node, at).await? {
                     None => self.is_placed = false,
@@ -102,7 +107,7 @@ impl Content<'_> {
                 }
                 _ => {
                     let parts = self.gathered(at);
-                    Read::Disk(self.volume.begin_read(&parts)?)
+                    Read::Disk(self.volume.begin_read(&parts, &self.buffers)?)
                 }
             };
             at += read.length();
@@ -114,7 +119,7 @@ impl Content<'_> {
     /// Runs from `at` on, cut where a piece ends: small ones are read at once.
     fn gathered(&mut self, at: u64) -> Vec<Part> {
         let mut parts = Vec::new();
-        let mut room = u32::try_from(self.left.end - at).unwrap_or(PIECE).min(PIECE);
+        let mut room = u32::try_from(self.left.end - at).unwrap_or(PLACED).min(PLACED);
         while let Some(PlacedRun { length, offset }) = self.runs.front().copied().filter(|_| room > 0) {
             let length = u32::try_from(length.0).unwrap_or(room).min(room);
             parts.push(Part { at: offset, length });

@@ -1,34 +1,53 @@
 //! A backup's disk as file-system readers see it: read-only, in blocks that are kept for all readers of the chain, and, for
 //! what reads on and on, fetched ahead.
 
+use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use quick_cache::Weighter;
-use quick_cache::sync::Cache;
+use quick_cache::sync::{Cache, DefaultLifecycle};
+use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 use tidemark_model::{ByteLen, GuestOffset};
 use tidemark_plugins::{DiskRead, MappedExtent, ReadOnlyDisk};
 use tidemark_qcow2::Chain;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::error::{Error, Result};
 
 /// One block of the cache.
 const BLOCK: u64 = 64 << 10;
-/// Blocks that are fetched at once where the last fetch ended here.
+/// Blocks that are fetched at once, before they are asked for, where somebody reads on and on, at most. With few the reader
+/// would wait for each, and to wake it costs as much as a block.
 const AHEAD: u64 = 16;
 /// What the blocks of all disks of a backup take at most.
 const CACHE_BYTES: u64 = 64 << 20;
 
 /// A disk of a backup through its chain.
 pub(super) struct ChainDisk {
-    chain: Arc<Chain>,
+    source: Arc<Source>,
+    progress: Mutex<Progress>,
+    /// Blocks that are fetched at once.
+    ahead: u64,
+}
+
+/// The chain, and the blocks of it that are kept.
+struct Source {
+    chain: Chain,
     blocks: Cache<u64, Bytes, ByLength>,
-    /// The block after the last that was fetched.
-    fetched: AtomicU64,
+}
+
+/// How far the disk was read by whoever read last.
+#[derive(Default)]
+struct Progress {
+    /// The block after the last that was asked for.
+    read: u64,
+    /// The block after the last that was fetched, from there on.
+    fetched: u64,
+    /// What is being fetched though nobody waits for it yet. It is over when the sender is gone.
+    ahead: Option<(Range<u64>, watch::Receiver<()>)>,
 }
 
 #[derive(Clone)]
@@ -40,67 +59,156 @@ impl Weighter<u64, Bytes> for ByLength {
     }
 }
 
+/// Blocks of so many bytes together.
+fn cache(bytes: u64) -> Result<Cache<u64, Bytes, ByLength>> {
+    // As the library comes, 3 % are for what was not read twice yet: what was fetched ahead would be gone before it is read.
+    let options = OptionsBuilder::new()
+        .weight_capacity(bytes)
+        .estimated_items_capacity(usize::try_from(bytes / BLOCK).unwrap_or(usize::MAX))
+        .hot_allocation(0.5)
+        .shards(1)
+        .build()
+        .map_err(|error| Error::internal(format!("the cache of blocks: {error}")))?;
+    Ok(Cache::with_options(options, ByLength, DefaultHashBuilder::default(), DefaultLifecycle::default()))
+}
+
+/// Blocks that are fetched at once into a cache of so many bytes: two such fetches fit beside what is kept.
+fn ahead(bytes: u64) -> u64 {
+    (bytes / BLOCK / 8).clamp(1, AHEAD)
+}
+
+impl Source {
+    fn load(&self, number: u64) -> io::Result<Bytes> {
+        let start = number * BLOCK;
+        let length = BLOCK.min(self.chain.virtual_size().0.saturating_sub(start));
+        let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+        self.chain.read_at(GuestOffset(start), &mut bytes).map_err(io::Error::other)?;
+        Ok(Bytes::from(bytes))
+    }
+
+    /// A block that is kept from now on.
+    fn block(&self, number: u64) -> io::Result<Bytes> {
+        if let Some(block) = self.blocks.get(&number) {
+            return Ok(block);
+        }
+        let block = self.load(number)?;
+        self.blocks.insert(number, block.clone());
+        Ok(block)
+    }
+}
+
 impl ChainDisk {
     /// A disk that shares the memory for blocks with the other disks of its backup.
-    pub(super) fn new(chain: Chain, disks: usize) -> Self {
+    ///
+    /// # Errors
+    /// None but a fault of ours.
+    pub(super) fn new(chain: Chain, disks: usize) -> Result<Self> {
         let bytes = CACHE_BYTES / (disks.max(1) as u64);
-        let entries = usize::try_from(bytes / BLOCK).unwrap_or(usize::MAX);
-        let blocks = Cache::with_weighter(entries, bytes, ByLength);
-        Self { chain: Arc::new(chain), blocks, fetched: AtomicU64::new(u64::MAX) }
+        let source = Arc::new(Source { chain, blocks: cache(bytes)? });
+        Ok(Self { source, progress: Mutex::default(), ahead: ahead(bytes) })
     }
 
     pub(super) fn size(&self) -> ByteLen {
-        self.chain.virtual_size()
+        self.source.chain.virtual_size()
     }
 
     /// The memory that its blocks take.
     pub(super) fn memory(&self) -> ByteLen {
-        ByteLen(self.blocks.weight())
+        ByteLen(self.source.blocks.weight())
     }
 
     /// The bytes of a range that lies inside the disk.
     async fn read(&self, range: Range<u64>) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::with_capacity(usize::try_from(range.end - range.start).unwrap_or(0));
-        let mut number = range.start / BLOCK;
-        while number * BLOCK < range.end {
-            let block = match self.blocks.get(&number) {
-                Some(block) => block,
-                None => self.fetch(number, range.end.div_ceil(BLOCK)).await?,
-            };
+        let numbers = range.start / BLOCK..range.end.div_ceil(BLOCK);
+        self.fetch_ahead(&numbers);
+        let mut fetched = VecDeque::new();
+        for number in numbers.clone() {
+            if fetched.is_empty()
+                && let Some(block) = self.source.blocks.get(&number)
+            {
+                fetched.push_back(block);
+            }
+            if fetched.is_empty() {
+                fetched = self.fetch(number..numbers.end).await?;
+            }
+            let block = fetched.pop_front().unwrap_or_default();
             let start = number * BLOCK;
             let from = range.start.saturating_sub(start);
             let to = (range.end - start).min(block.len() as u64);
             let part = usize::try_from(from).ok().zip(usize::try_from(to).ok());
             let part = part.and_then(|(from, to)| block.get(from..to));
             bytes.extend_from_slice(part.ok_or_else(|| io::Error::other("a block is too short"))?);
-            number += 1;
         }
         Ok(bytes)
     }
 
-    /// Fetches a block and what is wanted or likely to be wanted after it; answers with the first.
-    async fn fetch(&self, first: u64, wanted_end: u64) -> io::Result<Bytes> {
-        let last_end = self.size().0.div_ceil(BLOCK);
-        let reads_on = self.fetched.load(Ordering::Relaxed) == first;
-        let end = if reads_on { wanted_end.max(first + AHEAD) } else { wanted_end };
-        let end = end.min(first + AHEAD).min(last_end).max(first + 1);
-        let (start, stop) = (first * BLOCK, (end * BLOCK).min(self.size().0));
-        let chain = Arc::clone(&self.chain);
-        let fetched = tokio::task::spawn_blocking(move || {
-            let mut bytes = vec![0; usize::try_from(stop - start).map_err(io::Error::other)?];
-            chain.read_at(GuestOffset(start), &mut bytes).map_err(io::Error::other)?;
-            Ok::<_, io::Error>(Bytes::from(bytes))
-        });
-        let fetched = fetched.await.map_err(io::Error::other)??;
-        self.fetched.store(end, Ordering::Relaxed);
-        let block = usize::try_from(BLOCK).map_err(io::Error::other)?;
-        for (number, from) in (first..end).zip((0..fetched.len()).step_by(block)) {
-            // A part of a larger piece would keep all of it in memory.
-            let one = fetched.get(from..(from + block).min(fetched.len())).unwrap_or_default();
-            self.blocks.insert(number, Bytes::copy_from_slice(one));
+    /// Fetches blocks that are waited for, or waits for the first of them where it is being fetched; answers with one at least,
+    /// as a small cache may not hold them until they are read.
+    async fn fetch(&self, numbers: Range<u64>) -> io::Result<VecDeque<Bytes>> {
+        let under_way =
+            self.lock().ahead.clone().filter(|(numbers_ahead, _)| numbers_ahead.contains(&numbers.start));
+        if let Some((_, mut end)) = under_way {
+            // Nothing is ever sent: an error is the end that is waited for.
+            let _ = end.changed().await;
+            if let Some(block) = self.source.blocks.get(&numbers.start) {
+                return Ok(VecDeque::from([block]));
+            }
         }
-        Ok(fetched.slice(..block.min(fetched.len())))
+        let source = Arc::clone(&self.source);
+        let loaded =
+            tokio::task::spawn_blocking(move || numbers.map(|number| source.block(number)).collect());
+        loaded.await.map_err(io::Error::other)?
     }
+
+    /// Begins to fetch the next blocks where the read before ended here, so that whoever reads on finds them there.
+    fn fetch_ahead(&self, wanted: &Range<u64>) {
+        let mut progress = self.lock();
+        if wanted.end == progress.read {
+            // Once more, or the rest of the same block.
+            return;
+        }
+        // Reads that do not begin where a block does share one with the read before.
+        let reads_on = wanted.start == progress.read || wanted.start + 1 == progress.read;
+        progress.read = wanted.end;
+        if !reads_on {
+            progress.fetched = wanted.end;
+            return;
+        }
+        // What was fetched last is not being read yet, or still being fetched.
+        if wanted.end + self.ahead <= progress.fetched
+            || progress.ahead.as_ref().is_some_and(|(_, end)| is_open(end))
+        {
+            return;
+        }
+        let from = progress.fetched.max(wanted.end);
+        let numbers = from..(from + self.ahead).min(self.size().0.div_ceil(BLOCK));
+        if numbers.is_empty() {
+            return;
+        }
+        let (sender, end) = watch::channel(());
+        progress.fetched = numbers.end;
+        progress.ahead = Some((numbers.clone(), end));
+        let source = Arc::clone(&self.source);
+        tokio::task::spawn_blocking(move || {
+            for number in numbers {
+                // To be fetched is not to be read, so what is there is only looked at. What cannot be read is told to whoever asks.
+                if !source.blocks.contains_key(&number) && source.block(number).is_err() {
+                    break;
+                }
+            }
+            drop(sender);
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether somebody may still send.
+fn is_open(receiver: &watch::Receiver<()>) -> bool {
+    receiver.has_changed().is_ok()
 }
 
 impl ReadOnlyDisk for ChainDisk {
@@ -119,16 +227,52 @@ pub(super) struct Part {
     pub(super) length: u32,
 }
 
+/// Memory of what was read and sent, for what is read next: to the kernel fresh memory is more work than a copy into old.
+#[derive(Default)]
+pub(super) struct Buffers(Mutex<Vec<Vec<u8>>>);
+
+impl Buffers {
+    fn lock(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(self: &Arc<Self>, length: u32) -> Buffer {
+        let mut bytes = self.lock().pop().unwrap_or_default();
+        bytes.resize(length as usize, 0);
+        Buffer { bytes, home: Arc::clone(self) }
+    }
+}
+
+/// Memory that goes back when nobody needs it any more.
+struct Buffer {
+    bytes: Vec<u8>,
+    home: Arc<Buffers>,
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let bytes = std::mem::take(&mut self.bytes);
+        self.home.lock().push(bytes);
+    }
+}
+
 /// Bytes that are being read past the cache, which is for what is read again.
 pub(super) struct Reading {
     pub(super) length: u32,
-    task: JoinHandle<tidemark_qcow2::Result<Vec<u8>>>,
+    task: JoinHandle<tidemark_qcow2::Result<Buffer>>,
 }
 
 impl Reading {
     /// Exactly so many bytes as were asked for.
-    pub(super) async fn done(self) -> Result<Vec<u8>> {
-        Ok(self.task.await.map_err(|error| Error::internal(format!("a read broke down: {error}")))??)
+    pub(super) async fn done(self) -> Result<Bytes> {
+        let read = self.task.await.map_err(|error| Error::internal(format!("a read broke down: {error}")))?;
+        Ok(Bytes::from_owner(read?))
     }
 }
 
@@ -152,31 +296,32 @@ impl VolumeDisk {
     }
 
     /// Begins to read parts that lie inside the volume, one behind the other.
-    pub(super) fn begin(&self, parts: &[Part]) -> io::Result<Reading> {
+    pub(super) fn begin(&self, parts: &[Part], buffers: &Arc<Buffers>) -> io::Result<Reading> {
         let (mut reads, mut length) = (Vec::new(), 0);
         for part in parts {
             match part.at {
                 None => reads.push((None, u64::from(part.length))),
                 Some(at) => {
                     for (disk, at) in self.parts(at.0, part.length)? {
-                        reads.push((Some((Arc::clone(&disk.chain), at.start)), at.end - at.start));
+                        reads.push((Some((Arc::clone(&disk.source), at.start)), at.end - at.start));
                     }
                 }
             }
             length += part.length;
         }
+        let mut buffer = buffers.take(length);
         let task = tokio::task::spawn_blocking(move || {
-            let mut bytes = vec![0; length as usize];
-            let mut rest = bytes.as_mut_slice();
+            let mut rest = buffer.bytes.as_mut_slice();
             for (place, count) in reads {
                 let count = usize::try_from(count).unwrap_or(usize::MAX).min(rest.len());
                 let (part, after) = rest.split_at_mut(count);
-                if let Some((chain, at)) = place {
-                    chain.read_at(GuestOffset(at), part)?;
+                match place {
+                    Some((source, at)) => source.chain.read_at(GuestOffset(at), part)?,
+                    None => part.fill(0),
                 }
                 rest = after;
             }
-            Ok(bytes)
+            Ok(buffer)
         });
         Ok(Reading { length, task })
     }
@@ -230,5 +375,34 @@ impl ReadOnlyDisk for VolumeDisk {
 
     fn read_at(&self, offset: GuestOffset, length: u32) -> DiskRead<'_> {
         Box::pin(self.read(offset.0, length))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static BYTES: [u8; BLOCK as usize] = [0; BLOCK as usize];
+
+    #[test]
+    fn what_was_fetched_ahead_is_there_when_it_is_read() {
+        for disks in [1, 4, 32, 64] {
+            let bytes = CACHE_BYTES / disks;
+            let blocks = cache(bytes).unwrap();
+            // Full of blocks that are read again and again.
+            let old = 0..2 * bytes / BLOCK;
+            for number in old.clone() {
+                blocks.insert(number, Bytes::from_static(&BYTES));
+                for _ in 0..3 {
+                    blocks.get(&number);
+                }
+            }
+            let fetched = old.end..old.end + 2 * ahead(bytes);
+            for number in fetched.clone() {
+                blocks.insert(number, Bytes::from_static(&BYTES));
+            }
+            assert!(fetched.clone().all(|number| blocks.contains_key(&number)), "{disks} disks");
+            assert!(blocks.weight() <= bytes);
+        }
     }
 }

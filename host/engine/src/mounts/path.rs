@@ -9,6 +9,12 @@ pub(super) fn parts(path: &str) -> Option<Vec<&str>> {
 
 /// A name as people see it.
 pub(super) fn shown(name: &[u8]) -> String {
+    // Nearly all of a hundred thousand.
+    if let Ok(plain) = str::from_utf8(name)
+        && !plain.contains('\\')
+    {
+        return plain.to_owned();
+    }
     let mut text = String::new();
     for chunk in name.utf8_chunks() {
         let mut rest = chunk.valid();
@@ -45,7 +51,7 @@ pub(super) fn segment(text: &str) -> String {
 
 /// A path with one more part.
 pub(super) fn below(path: &str, name: &str) -> String {
-    format!("{}/{name}", path.trim_end_matches('/'))
+    [path.trim_end_matches('/'), "/", name].concat()
 }
 
 /// A path without what means nothing in it.

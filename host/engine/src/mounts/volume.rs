@@ -11,7 +11,7 @@ use tidemark_plugins::{
 };
 use tokio::sync::{Mutex, MutexGuard};
 
-use super::disk::{ChainDisk, Part, Reading, VolumeDisk};
+use super::disk::{Buffers, ChainDisk, Part, Reading, VolumeDisk};
 use super::path::{self, shown};
 use crate::engine::Shared;
 use crate::error::{Error, ErrorKind, Result};
@@ -210,9 +210,9 @@ impl Volume {
     }
 
     /// Begins to read bytes of the volume itself.
-    pub(super) fn begin_read(&self, parts: &[Part]) -> Result<Reading> {
+    pub(super) fn begin_read(&self, parts: &[Part], buffers: &Arc<Buffers>) -> Result<Reading> {
         let reader = self.reader.as_ref().ok_or_else(gone)?;
-        reader.disk.begin(parts).map_err(|error| Error::damaged(error.to_string()))
+        reader.disk.begin(parts, buffers).map_err(|error| Error::damaged(error.to_string()))
     }
 
     /// Exactly so many bytes of a file.
@@ -307,7 +307,11 @@ impl Held<'_> {
     /// All of a directory.
     pub(super) async fn entries(&mut self, directory: u64) -> Result<Vec<DirectoryEntry>> {
         let mut all = Vec::new();
-        self.each_page(directory, |mut entries| all.append(&mut entries)).await?;
+        let take = |mut entries: Vec<DirectoryEntry>| {
+            all.append(&mut entries);
+            Ok(())
+        };
+        self.each_page(directory, take).await?;
         Ok(all)
     }
 
@@ -315,7 +319,7 @@ impl Held<'_> {
     pub(super) async fn each_page(
         &mut self,
         directory: u64,
-        mut take: impl FnMut(Vec<DirectoryEntry>),
+        mut take: impl FnMut(Vec<DirectoryEntry>) -> Result<()>,
     ) -> Result<()> {
         let (mut count, mut cursor) = (0, Some(0));
         while let Some(at) = cursor {
@@ -325,7 +329,7 @@ impl Held<'_> {
                 let message = format!("a directory of more than {MAX_ENTRIES} entries");
                 return Err(Error::new(ErrorKind::Invalid, message));
             }
-            take(entries);
+            take(entries)?;
             cursor = next;
         }
         Ok(())
