@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::ops::RangeInclusive;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -121,37 +122,34 @@ impl Rest {
     /// # Errors
     /// Where the status is not 200 or the copy fails.
     pub fn download(&self, path: &str, mut sink: impl Write) -> Result<u64> {
-        let request = self.request("GET", path, &[]).body(())?;
-        let response = self.agent.run(request).with_context(|| format!("GET {}{path}", self.base))?;
-        ensure!(response.status().as_u16() == 200, "GET {path} answered {}", response.status());
-        let mut source = response.into_body().into_reader();
-        std::io::copy(&mut source.by_ref(), &mut sink).with_context(|| format!("GET {path}: the body"))
+        let mut body = self.stream(path)?;
+        std::io::copy(&mut body, &mut sink).with_context(|| format!("GET {path}: the body"))
     }
 
     /// The body of `GET path` as it comes.
     ///
     /// # Errors
     /// Where the status is not 200.
-    pub fn stream(&self, path: &str) -> Result<impl Read + Send + 'static> {
-        let request = self.request("GET", path, &[]).body(())?;
-        let response = self.agent.run(request).with_context(|| format!("GET {}{path}", self.base))?;
-        ensure!(response.status().as_u16() == 200, "GET {path} answered {}", response.status());
-        Ok(response.into_body().into_reader())
+    pub fn stream(&self, path: &str) -> Result<impl Read + Send + use<>> {
+        self.body(path, &[], 200)
     }
 
     /// Some bytes of `GET path`, as they come.
     ///
     /// # Errors
     /// Where the status is not 206.
-    pub fn part(
-        &self,
-        path: &str,
-        range: std::ops::RangeInclusive<u64>,
-    ) -> Result<impl Read + Send + 'static> {
-        let range = format!("bytes={}-{}", range.start(), range.end());
-        let request = self.request("GET", path, &[("range", &range)]).body(())?;
+    pub fn part(&self, path: &str, range: RangeInclusive<u64>) -> Result<impl Read + Send + use<>> {
+        self.body(path, &[("range", &format!("bytes={}-{}", range.start(), range.end()))], 206)
+    }
+
+    fn body(&self, path: &str, headers: &[(&str, &str)], status: u16) -> Result<impl Read + Send + use<>> {
+        let request = self.request("GET", path, headers).body(())?;
         let response = self.agent.run(request).with_context(|| format!("GET {}{path}", self.base))?;
-        ensure!(response.status().as_u16() == 206, "{range} of {path} answered {}", response.status());
+        let answered = response.status().as_u16();
+        ensure!(
+            answered == status,
+            "GET {path} ({headers:?}) answered {answered} where {status} was expected"
+        );
         Ok(response.into_body().into_reader())
     }
 

@@ -1,12 +1,18 @@
 //! Files out of backups: how long an administrator waits for the first folder, for a folder of a hundred thousand, and how
 //! fast a large file comes, beside what serves the same raw disk without us: the kernel (ext4) or ntfs-3g (NTFS).
 //!
-//! The guest's disks go through the product as in life: the simulated vCenter, a chain of images, the server, REST.
+//! The guest's disks go through the product as in life: the simulated vCenter, a chain of images, the server, REST. What the
+//! way through a socket costs of that is told twice: the kernel sends the same file through one with `sendfile`, and the
+//! engine is asked in this process, without any.
+
+mod direct;
 
 use std::fs::{self, File};
 use std::io::Read;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -22,6 +28,8 @@ use crate::data::{GIB, MIB};
 
 /// What is asked of the peers at once.
 const PIECE: usize = 1 << 20;
+/// What the kernel is asked to send at once.
+const SENT: usize = 64 << 20;
 /// The first bytes of the large file, by which its place on the disk is found.
 const MARK: usize = 4096;
 
@@ -102,10 +110,22 @@ pub(crate) fn run(args: &FilesArgs) -> Result<()> {
         "\n| {} images deep | median ms | min–max ms | beside the peer |\n|---|---|---|---|",
         args.depth
     );
+    let mut hot = Vec::new();
     for (disk, (subject, (image, _))) in subjects.iter().zip(&images).enumerate() {
-        measure(&site, &newest.id, disk, subject, image, args)?;
+        hot.push(measure(&site, &newest.id, disk, subject, image, args)?);
     }
-    site.finish(&[])
+    site.nothing_left_behind()?;
+    // The embedded catalog serves one process.
+    let Site { server, folder: _folder, .. } = site;
+    let data_folder = server.data_folder();
+    server.finish(&[])?;
+    for (disk, (subject, peer)) in subjects.iter().zip(&hot).enumerate() {
+        let taken = direct::measure(&data_folder, &newest.id, disk, args)?;
+        let name = subject.name;
+        row(&format!("{name}: without REST, listing of {} files", args.files), &taken.listing, None);
+        row(&format!("{name}: without REST, {} MiB, hot", args.large), &taken.content, Some(peer));
+    }
+    Ok(())
 }
 
 /// A folder of many small files, and a large one.
@@ -142,6 +162,7 @@ fn place_of(image: &Image, seed: u64, args: &FilesArgs) -> Result<u64> {
     anyhow::bail!("the large file of {} MiB is nowhere on the disk", args.large)
 }
 
+/// What REST gives of one disk beside its peer; answers with the peer's times for the large file, hot.
 fn measure(
     site: &Site,
     backup: &str,
@@ -149,10 +170,11 @@ fn measure(
     subject: &Subject,
     image: &Image,
     args: &FilesArgs,
-) -> Result<()> {
+) -> Result<Vec<Duration>> {
     let rest = site.rest();
     let (mut mounts, mut first, mut many, mut again) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut cold, mut hot, mut peer_cold, mut peer_hot) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut peer_many, mut peer_sent) = (Vec::new(), Vec::new());
     let mut memory = 0;
     for _ in 0..args.rounds {
         drop_caches()?;
@@ -176,19 +198,24 @@ fn measure(
         rest.delete(&format!("/api/v1/restore/{mount}"))?.expect(204)?;
         drop_caches()?;
         let peer = image.mounted(subject.mount.0, subject.mount.1);
+        let (listed, took) = timed(|| stat_all(&peer.folder().join("many")))?;
+        ensure!(listed == args.files, "the peer listed {listed} files");
+        peer_many.push(took);
         for times in [&mut peer_cold, &mut peer_hot] {
             times.push(timed(|| read(File::open(peer.folder().join("large"))?))?.1);
         }
+        peer_sent.push(timed(|| sent(&peer.folder().join("large")))?.1);
     }
     let name = subject.name;
     row(&format!("{name}: mount"), &mounts, None);
     row(&format!("{name}: first listing"), &first, None);
-    row(&format!("{name}: listing of {} files", args.files), &many, None);
+    row(&format!("{name}: listing of {} files", args.files), &many, Some(&peer_many));
     row(&format!("{name}: the same again"), &again, None);
     row(&format!("{name}: {} MiB, cold", args.large), &cold, Some(&peer_cold));
     row(&format!("{name}: {} MiB, hot", args.large), &hot, Some(&peer_hot));
+    row(&format!("{name}: the peer's file through a socket, hot"), &peer_sent, Some(&peer_hot));
     println!("| {name}: memory of the mount | {} MiB | | |", memory / MIB);
-    Ok(())
+    Ok(peer_hot)
 }
 
 fn escaped(path: &str) -> String {
@@ -204,6 +231,32 @@ fn download(rest: &Rest, mount: &str, path: &str, size: u64) -> Result<()> {
     let read = rest.pull(&route, &mut vec![0; PIECE])?;
     ensure!(read == size, "{read} bytes of {size}");
     Ok(())
+}
+
+/// Looks at everything in a folder, as a listing with sizes and times does; how many there are.
+fn stat_all(folder: &Path) -> Result<u64> {
+    let mut count = 0;
+    for entry in fs::read_dir(folder)? {
+        entry?.metadata()?;
+        count += 1;
+    }
+    Ok(count)
+}
+
+/// Has the kernel send a file through a socket and takes it there, as a client of the fastest server would.
+fn sent(path: &Path) -> Result<u64> {
+    let (listener, file) = (TcpListener::bind(("127.0.0.1", 0))?, File::open(path)?);
+    let (address, size) = (listener.local_addr()?, file.metadata()?.len());
+    let sender = thread::spawn(move || {
+        let (socket, _) = listener.accept()?;
+        let mut at = 0;
+        while at < size && rustix::fs::sendfile(&socket, &file, Some(&mut at), SENT)? > 0 {}
+        Ok::<_, std::io::Error>(())
+    });
+    let taken = read(TcpStream::connect(address)?)?;
+    sender.join().map_err(|_| anyhow::anyhow!("the sender panicked"))??;
+    ensure!(taken == size, "{taken} bytes of {size} came through");
+    Ok(taken)
 }
 
 /// Takes all there is, and says how much that was.
