@@ -15,12 +15,10 @@ use super::volume::{Node, Volume};
 use crate::engine::Shared;
 use crate::error::{Error, Result};
 
-/// What a reader is asked for at once.
+/// What is read and given at once: smaller pieces would spend the time on waking those who wait for them.
 const PIECE: u32 = 1 << 20;
-/// What the host reads at once: as much as is still near the processor when it is sent.
-const PLACED: u32 = 256 << 10;
-/// Of these, what is read ahead of who takes them.
-const PLACED_AHEAD: usize = 8;
+/// Pieces that the host reads ahead of who takes them.
+const PIECES_AHEAD: usize = 4;
 /// Where a smaller file lies is not worth the question, and smaller holes are read with what lies around them.
 const SMALL: u64 = 128 << 10;
 static ZEROS: [u8; PIECE as usize] = [0; PIECE as usize];
@@ -86,7 +84,7 @@ impl Content<'_> {
     async fn read_ahead(&mut self) -> Result<()> {
         let under_way: u64 = self.reads.iter().map(Read::length).sum();
         let mut at = self.left.start + under_way;
-        while self.is_placed && self.reads.len() < PLACED_AHEAD && at < self.left.end {
+        while self.is_placed && self.reads.len() < PIECES_AHEAD && at < self.left.end {
             let Some(run) = self.runs.front() else {
                 match self.volume.placed(self.shared, self.node, at).await? {
                     None => self.is_placed = false,
@@ -119,7 +117,7 @@ impl Content<'_> {
     /// Runs from `at` on, cut where a piece ends: small ones are read at once.
     fn gathered(&mut self, at: u64) -> Vec<Part> {
         let mut parts = Vec::new();
-        let mut room = u32::try_from(self.left.end - at).unwrap_or(PLACED).min(PLACED);
+        let mut room = u32::try_from(self.left.end - at).unwrap_or(PIECE).min(PIECE);
         while let Some(PlacedRun { length, offset }) = self.runs.front().copied().filter(|_| room > 0) {
             let length = u32::try_from(length.0).unwrap_or(room).min(room);
             parts.push(Part { at: offset, length });
