@@ -382,7 +382,7 @@ impl ReadOnlyDisk for VolumeDisk {
 mod tests {
     use super::*;
 
-    static BYTES: [u8; BLOCK as usize] = [0; BLOCK as usize];
+    static BYTES: [u8; 64 << 10] = [0; 64 << 10];
 
     #[test]
     fn what_was_fetched_ahead_is_there_when_it_is_read() {
